@@ -1,0 +1,183 @@
+"""The slow, obvious path that the fork is tested against: DESIGN's equations in float64, no cache, no batch.
+
+Nothing here calls the fork's own code: of the model only weights and upstream's plain forwards are used. A
+row is what `tiny.prompt` returns.
+"""
+
+import tiny
+import torch
+
+
+def scores(keys: torch.Tensor) -> torch.Tensor:
+    """s_n = mean_h(-cos(k_hn, mean_n' k_hn' / |k_hn'|)) for keys (H, N, d), token by token, float64."""
+    heads, n, _ = keys.shape
+    keys = keys.double()
+    result = []
+    for token in range(n):
+        cosines = []
+        for head in range(heads):
+            unit = [k / k.norm() for k in keys[head]]
+            anchor = torch.stack(unit).mean(dim=0)
+            cosines.append(torch.dot(unit[token], anchor) / anchor.norm())
+        result.append(-torch.stack(cosines).mean())
+    return torch.stack(result)
+
+
+def kept_by_ratio(s: torch.Tensor, count: int) -> list[int]:
+    """The `count` highest scores. Fails when the border is too close to call in float32."""
+    order = sorted(range(len(s)), key=lambda n: -s[n])
+    if count < len(s):
+        gap = s[order[count - 1]] - s[order[count]]
+        assert gap > 1e-6, f"the test's data are at fault: a score gap of {gap:.1e} decides what is kept"
+    return sorted(order[:count])
+
+
+def kept_by_angle(s: torch.Tensor, tau: float) -> list[int]:
+    """The scores of at least -cos(tau). Fails when one is too close to call in float32."""
+    border = -torch.cos(torch.tensor(tau, dtype=torch.float64))
+    assert (s - border).abs().min() > 1e-6, "the test's data are at fault: a score lies on the threshold"
+    return [n for n in range(len(s)) if s[n] >= border] or [int(s.argmax())]
+
+
+def window_order(grid: tuple[int, int, int], window: int = 2) -> list[int]:
+    """Raster indices of merged tokens in the order the tower works in: frame by frame, window by window."""
+    t, h, w = grid
+    return [
+        (frame * h + row) * w + column
+        for frame in range(t)
+        for top in range(0, h, window)
+        for left in range(0, w, window)
+        for row in range(top, min(top + window, h))
+        for column in range(left, min(left + window, w))
+    ]
+
+
+@torch.no_grad()
+def item_keys(model, pixels: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
+    """The last vision block's keys of one item from that block's input: (H, N, d) float64, raster order."""
+    seen = {}
+
+    def remember(module, args, kwargs):
+        seen["hidden"], (seen["cos"], seen["sin"]) = args[0], kwargs["position_embeddings"]
+
+    block = model.visual.blocks[-1]
+    handle = block.register_forward_pre_hook(remember, with_kwargs=True)
+    try:
+        t, h, w = grid
+        model.visual(pixels, grid_thw=torch.tensor([[t, h * tiny.MERGE, w * tiny.MERGE]]))
+    finally:
+        handle.remove()
+    hidden = block.norm1(seen["hidden"]).double()
+    width = hidden.shape[1]
+    weight, bias = block.attn.qkv.weight[width : 2 * width], block.attn.qkv.bias[width : 2 * width]
+    keys = hidden @ weight.double().T + bias.double()
+    keys = keys.view(len(hidden), block.attn.num_heads, -1)
+    # Rotary embedding turns channel pairs (c, c + d/2) by one angle.
+    half = keys.shape[-1] // 2
+    cos, sin = (seen[name].double()[:, None, :half] for name in ("cos", "sin"))
+    a, b = keys[..., :half], keys[..., half:]
+    keys = torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    merged = keys.view(-1, tiny.MERGE**2, *keys.shape[1:]).mean(dim=1)
+    raster = torch.empty_like(merged)
+    raster[torch.tensor(window_order(grid))] = merged
+    return raster.transpose(0, 1)
+
+
+def items(row: dict) -> list[tuple[str, tuple[int, int, int], torch.Tensor]]:
+    """(kind, grid in merged tokens, pixels) of each item, images first."""
+    found = []
+    for kind, pixels_name, grids_name in (
+        ("image", "pixel_values", "image_grid_thw"),
+        ("video", "pixel_values_videos", "video_grid_thw"),
+    ):
+        grids = row[grids_name].tolist() if grids_name in row else []
+        pixels = row[pixels_name].split([t * h * w for t, h, w in grids]) if grids else []
+        for (t, h, w), item_pixels in zip(grids, pixels):
+            found.append((kind, (t, h // tiny.MERGE, w // tiny.MERGE), item_pixels))
+    return found
+
+
+def kept(model, row: dict, rho: float | None = None, tau: float | None = None) -> list[list[int]]:
+    """Kept indices of each item, images first."""
+    result = []
+    for _, grid, pixels in items(row):
+        s = scores(item_keys(model, pixels, grid))
+        if tau is not None:
+            result.append(kept_by_angle(s, tau))
+        else:
+            result.append(kept_by_ratio(s, max(1, int((1 - rho) * len(s) + 1e-6))))
+    return result
+
+
+def positions(model, row: dict, new_tokens: int = 0) -> torch.Tensor:
+    """(3, L + new_tokens): (time, row, column) of each token, by walking the prompt from left to right."""
+    queues = {
+        tiny.IMAGE: [grid for kind, grid, _ in items(row) if kind == "image"],
+        tiny.VIDEO: [grid for kind, grid, _ in items(row) if kind == "video"],
+    }
+    seconds = row.get("second_per_grid_ts", torch.ones(0)).tolist()
+    ids = row["input_ids"][0].tolist() + [0] * new_tokens
+    found, i = [], 0
+    while i < len(ids):
+        start = max((max(p) for p in found), default=-1) + 1
+        if ids[i] not in queues:
+            found.append((start, start, start))
+            i += 1
+            continue
+        t, h, w = queues[ids[i]].pop(0)
+        # Upstream truncates seconds per grid step to whole numbers.
+        step = (
+            int(seconds.pop(0)) * model.config.vision_config.tokens_per_second if ids[i] == tiny.VIDEO else 0
+        )
+        found += [
+            (start + f * step, start + y, start + x) for f in range(t) for y in range(h) for x in range(w)
+        ]
+        i += t * h * w
+    return torch.tensor(found).T
+
+
+def kept_columns(row: dict, kept_indices: list[list[int]]) -> list[int]:
+    """Columns of the prompt that stay: all text, and of each item (images first) its kept tokens."""
+    ids = row["input_ids"][0].tolist()
+    sizes = {"image": [], "video": []}
+    for (kind, (t, h, w), _), indices in zip(items(row), kept_indices):
+        sizes[kind].append((t * h * w, indices))
+    stay, i = [], 0
+    while i < len(ids):
+        kind = {tiny.IMAGE: "image", tiny.VIDEO: "video"}.get(ids[i])
+        if kind is None:
+            stay.append(i)
+            i += 1
+        else:
+            n, indices = sizes[kind].pop(0)
+            stay += [i + k for k in indices]
+            i += n
+    return stay
+
+
+@torch.no_grad()
+def logits(model, row: dict, kept_indices: list[list[int]], generated: torch.Tensor) -> torch.Tensor:
+    """Next-token logits at the end of the pruned prompt and after each generated token but the last, (steps,
+    vocab).
+
+    One pass of the language model over hand-built embeddings and positions, without any cache.
+    """
+    ids = row["input_ids"][0]
+    embeds = model.get_input_embeddings()(ids).clone()
+    for kind, placeholder in (("image", tiny.IMAGE), ("video", tiny.VIDEO)):
+        features = [
+            model.visual(pixels, grid_thw=torch.tensor([[t, h * tiny.MERGE, w * tiny.MERGE]]))
+            for item_kind, (t, h, w), pixels in items(row)
+            if item_kind == kind
+        ]
+        if features:
+            embeds[ids == placeholder] = torch.cat(features)
+    columns = kept_columns(row, kept_indices)
+    follow = generated[:-1]
+    embeds = torch.cat([embeds[columns], model.get_input_embeddings()(follow)])
+    where = positions(model, row, new_tokens=len(follow))
+    where = torch.cat([where[:, columns], where[:, len(ids) :]], dim=1)
+    hidden = model.model.language_model(
+        inputs_embeds=embeds[None], position_ids=where[:, None], use_cache=False
+    ).last_hidden_state[0]
+    return model.lm_head(hidden[len(columns) - 1 :])

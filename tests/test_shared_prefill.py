@@ -1,0 +1,171 @@
+"""The shared prefill and its rollouts, against `generate` and against themselves."""
+
+import pytest
+import torch
+from transformers.models.qwen2_5_vl import shared_prefill
+
+import tiny
+
+KINDS = [kind for kind in tiny.PROMPTS if kind != "mixed_batch"]
+SAMPLED = {"max_new_tokens": 12, "temperature": 0.7, "top_p": 0.9}
+
+
+def snapshot(prefill):
+    return [(layer.keys.clone(), layer.values.clone()) for layer in prefill.cache.layers]
+
+
+@pytest.fixture
+def calls(tiny_model):
+    """How often the vision tower and the language model ran, and on how many rows and columns."""
+    seen = {"vision": 0, "language": []}
+
+    def vision(*_):
+        seen["vision"] += 1
+
+    def language(module, args, kwargs):
+        seen["language"].append(tuple(kwargs["inputs_embeds"].shape[:2]))
+
+    hooks = [
+        tiny_model.visual.register_forward_pre_hook(vision),
+        tiny_model.language_model.register_forward_pre_hook(language, with_kwargs=True),
+    ]
+    yield seen
+    for hook in hooks:
+        hook.remove()
+
+
+@pytest.mark.parametrize("kdv", [{}, {"enable_kdv": True, "kdv_ratio": 0.6}], ids=["full", "kdv"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_rollouts_equal_generate(tiny_model, kind, kdv):
+    """Bug guarded: positions, mask or cache length of the shared path differ from those of `generate`."""
+    inputs = tiny.PROMPTS[kind]()
+    expected = tiny_model.generate(**inputs, **kdv, max_new_tokens=12, do_sample=False)
+    prefill = tiny_model.prefill(**inputs, **kdv)
+    rollouts = tiny_model.rollout(prefill, 3, max_new_tokens=12, temperature=0)
+    for tokens in rollouts.tokens:
+        assert list(tokens) == expected[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+def test_prefill_logits_equal_forward(tiny_model):
+    """Bug guarded: the prefill's logits are another token's than the prompt's last, or another sequence's."""
+    inputs = tiny.video_then_image_prompt()
+    full = tiny_model(**inputs, enable_kdv=True, kdv_ratio=0.5)
+    prefill = tiny_model.prefill(**inputs, enable_kdv=True, kdv_ratio=0.5)
+    torch.testing.assert_close(prefill.logits, full.logits[:, -1].float(), atol=1e-5, rtol=0)
+    assert prefill.kept_length == full.kdv_attention_mask.shape[1] < prefill.prompt_length
+    assert [kept.tolist() for kept in prefill.kept] == [kept.tolist() for kept in full.kdv_kept]
+
+
+def test_rollout_is_the_same_for_every_k(tiny_model):
+    """Bug guarded: one generator shared by all rows, so that rollout i changes with K (nobody could then vote
+    offline for a smaller K over rollouts sampled at the largest)."""
+    prefill = tiny_model.prefill(**tiny.image_prompt())
+    by_k = {k: tiny_model.rollout(prefill, k, seed=3, item=5, **SAMPLED).tokens for k in (1, 3, 7)}
+    assert by_k[7][:3] == by_k[3]
+    assert by_k[7][:1] == by_k[1]
+
+
+def test_seed_item_rollout_and_step_all_matter():
+    """Bug guarded: a counter field that is left out, so that items or rollouts repeat each other's randomness."""
+    first = shared_prefill.uniform(0, 0, 0, 0)
+    others = [shared_prefill.uniform(*((0,) * i + (1,) + (0,) * (3 - i))) for i in range(4)]
+    assert len({first, *others}) == 5
+    draws = torch.tensor([shared_prefill.uniform(0, 0, i, t) for i in range(20) for t in range(100)])
+    assert 0 <= draws.min() and draws.max() < 1
+    assert abs(draws.mean() - 0.5) < 5 * 0.2887 / 2000**0.5  # five standard errors: 6e-7 by luck
+
+
+def test_sampling_inverts_the_cdf():
+    """Bug guarded: off-by-one in the inversion, which would pick tokens of probability zero."""
+    scores = torch.tensor([[0.0, float("-inf"), 0.0, float("-inf")]])
+    picked = [shared_prefill._invert(scores, [u]).item() for u in (0.0, 0.25, 0.499, 0.5, 0.75, 1 - 2**-53)]
+    assert picked == [0, 0, 0, 2, 2, 2]
+
+
+def test_first_tokens_differ_across_rollouts(tiny_model):
+    """Bug guarded: the first token is sampled once and copied to all rows (as nanochat's engine once did).
+
+    Under flat logits over about 295 tokens, 8 rollouts share all one first token by luck with odds below 1e-16.
+    """
+    prefill = tiny_model.prefill(**tiny.image_prompt())
+    flat = shared_prefill.Prefill(**{**vars(prefill), "logits": torch.zeros_like(prefill.logits)})
+    rollouts = tiny_model.rollout(flat, 8, max_new_tokens=1, temperature=1.0, top_p=1.0)
+    assert len({tokens[0] for tokens in rollouts.tokens}) > 1
+
+
+def test_tower_and_prefill_run_once_for_seven_rollouts(tiny_model, calls):
+    """Bug guarded: `num_return_sequences` encodes the image K times (the published code's K-fold cost)."""
+    inputs = tiny.image_prompt()
+    prefill = tiny_model.prefill(**inputs, enable_kdv=True, kdv_ratio=0.75)
+    tiny_model.rollout(prefill, 7, max_new_tokens=4, temperature=0.7)
+    assert calls["vision"] == 1
+    assert [shape for shape in calls["language"] if shape[1] > 1] == [(1, prefill.kept_length)]
+
+
+def test_rollouts_leave_the_prefill_unchanged(tiny_model):
+    """Bug guarded: decoding writes into the shared cache, so that a second rollout reads the first one's tokens."""
+    prefill = tiny_model.prefill(**tiny.video_prompt(), enable_kdv=True, kdv_ratio=0.5)
+    before = snapshot(prefill)
+    first = tiny_model.rollout(prefill, 3, seed=1, **SAMPLED)
+    for (keys, values), layer in zip(before, prefill.cache.layers, strict=True):
+        assert torch.equal(keys, layer.keys) and torch.equal(values, layer.values)
+    assert tiny_model.rollout(prefill, 3, seed=1, **SAMPLED).tokens == first.tokens
+
+
+def test_encoded_items_can_be_reused(tiny_model, calls):
+    """Bug guarded: a second question about one picture pays for the vision tower again, or sees other tokens."""
+    inputs = tiny.image_prompt()
+    first = tiny_model.prefill(**inputs)
+    ids = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    again = tiny_model.prefill(**ids, visual_items=first.visual_items)
+    assert calls["vision"] == 1
+    torch.testing.assert_close(again.logits, first.logits, atol=0, rtol=0)
+
+
+def test_end_token_finishes_a_row_and_the_others_go_on(tiny_model):
+    """Bug guarded: a finished row keeps decoding, or the row that leaves takes another one's cache with it."""
+    prefill = tiny_model.prefill(**tiny.image_prompt())
+    free = tiny_model.rollout(prefill, 4, seed=2, **SAMPLED)
+    end = free.tokens[1][3]
+    config = tiny_model.generation_config
+    before, config.eos_token_id = config.eos_token_id, end
+    try:
+        stopped = tiny_model.rollout(prefill, 4, seed=2, **SAMPLED)
+    finally:
+        config.eos_token_id = before
+    for tokens, cut, finished in zip(free.tokens, stopped.tokens, stopped.finished, strict=True):
+        length = tokens.index(end) + 1 if end in tokens else len(tokens)
+        assert cut == tokens[:length]
+        assert finished == (end in tokens)
+    assert stopped.finished[1] and not all(stopped.finished)
+
+
+def test_processors_are_transformers_own(tiny_model):
+    """Bug guarded: the model's generation config (repetition penalty, suppressed tokens) is ignored by rollouts."""
+    prefill = tiny_model.prefill(**tiny.image_prompt())
+    loud = shared_prefill.Prefill(**{**vars(prefill), "logits": prefill.logits.clone()})
+    loud.logits[0, tiny.IMAGE] = 1e4
+    rollouts = tiny_model.rollout(loud, 5, max_new_tokens=1, temperature=1.0)
+    assert all(tokens[0] != tiny.IMAGE for tokens in rollouts.tokens)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"num_rollouts": 0}, {"max_new_tokens": 0}, {"temperature": -1.0}, {"temperature": float("nan")}]
+    + [{"top_p": 0.0}, {"top_p": 1.5}, {"seed": -1}, {"item": -1}], ids=str,
+)
+def test_settings_out_of_range_are_refused(tiny_model, wrong):
+    """Bug guarded: an impossible setting that fails deep inside, or quietly does something else."""
+    prefill = tiny_model.prefill(**tiny.text_prompt())
+    with pytest.raises(ValueError) as error:
+        tiny_model.rollout(prefill, **wrong)
+    assert "\n" not in str(error.value)
+
+
+def test_prefill_refuses_batches_and_padding(tiny_model):
+    """Bug guarded: a batch whose first row alone is read, or padding that is taken for text."""
+    with pytest.raises(ValueError, match="one prompt at a time"):
+        tiny_model.prefill(**tiny.mixed_batch())
+    inputs = tiny.text_prompt()
+    inputs["attention_mask"][0, 0] = 0
+    with pytest.raises(ValueError, match="padding"):
+        tiny_model.prefill(**inputs)

@@ -1,0 +1,260 @@
+"""K rollouts from one prefill: the image is encoded once and the prompt read once, whatever K is.
+
+Self-consistency (Wang et al. 2022) samples K answers to one prompt. `generate(num_return_sequences=K)` encodes the
+image and reads the prompt K times; here a `Prefill` is made at batch size 1 and K rows start from its cache::
+
+    prefill = model.prefill(**inputs, enable_kdv=True, kdv_ratio=0.75)
+    rollouts = model.rollout(prefill, 5, max_new_tokens=512, seed=0)
+    texts = tokenizer.batch_decode(rollouts.tokens, skip_special_tokens=True)
+
+Each stage emits one frozen record; nothing is kept on the model, and a `Prefill` can be rolled out again.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import numpy as np
+import torch
+
+from ...cache_utils import Cache, DynamicCache
+from ...generation import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from .key_diversity import VisualItem
+
+
+@dataclass(frozen=True, eq=False)
+class Prefill:
+    """A prompt that has been read once, at batch size 1.
+
+    input_ids: `(1, L)`, unpruned. cache: the language model's, `kept_length` long; rollouts leave it as it is.
+    logits: `(1, V)` float32, of the token that comes next. last_hidden_state: `(1, D)`, where they come from.
+    rope_delta: what to add to an unpruned index to get its position. visual_items: encoded images, then videos,
+    unpruned. kept: per item the ascending indices of the tokens that stay (all of them when nothing is pruned).
+    seconds: of stages "vision" and "prefill".
+    """
+
+    input_ids: torch.Tensor
+    cache: DynamicCache
+    logits: torch.Tensor
+    last_hidden_state: torch.Tensor
+    rope_delta: int
+    visual_items: tuple[VisualItem, ...]
+    kept: tuple[torch.Tensor, ...]
+    seconds: dict[str, float]
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the prompt before pruning."""
+        return self.input_ids.shape[1]
+
+    @property
+    def kept_length(self) -> int:
+        """Tokens of the prompt that the language model has read."""
+        return self.cache.get_seq_length()
+
+
+@dataclass(frozen=True, eq=False)
+class Rollouts:
+    """What K rollouts wrote.
+
+    tokens: per rollout its new tokens, the end token included. finished: per rollout whether it ended by itself
+    (False: cut off). cache_bytes: the largest size that the decoding cache took. seconds: of decoding.
+    """
+
+    tokens: tuple[tuple[int, ...], ...]
+    finished: tuple[bool, ...]
+    cache_bytes: int
+    seconds: float
+
+
+def cache_bytes(cache: Cache) -> int:
+    """Bytes that a cache's keys and values take."""
+    return sum(x.numel() * x.element_size() for layer in cache.layers for x in (layer.keys, layer.values))
+
+
+def _clock(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@torch.no_grad()
+def prefill(
+    model,
+    input_ids: torch.Tensor,
+    attention_mask: Optional[torch.Tensor] = None,
+    pixel_values: Optional[torch.Tensor] = None,
+    image_grid_thw: Optional[torch.Tensor] = None,
+    pixel_values_videos: Optional[torch.Tensor] = None,
+    video_grid_thw: Optional[torch.Tensor] = None,
+    second_per_grid_ts: Optional[Any] = None,
+    visual_items: Optional[tuple[VisualItem, ...]] = None,
+    **kdv,
+) -> Prefill:
+    """Read one prompt: the vision tower once per kind of item, the language model once.
+
+    Args:
+        model: a `Qwen2_5_VLForConditionalGeneration`.
+        input_ids, attention_mask: `(1, L)`; no padding.
+        pixel_values and so on: what the processor gives.
+        visual_items: what an earlier prefill has encoded (`Prefill.visual_items`), instead of pixels and grids.
+        kdv: `enable_kdv`, `kdv_ratio`, `kdv_threshold`, `kdv_pruner`, `kdv_seed`, as for `generate`.
+
+    Returns:
+        `Prefill`. Raises ValueError for a batch, for padding, and as `KdvSettings` does.
+    """
+    if input_ids.shape[0] != 1:
+        raise ValueError(f"prefill reads one prompt at a time, got a batch of {input_ids.shape[0]}")
+    if attention_mask is not None and not attention_mask.all():
+        raise ValueError("prefill reads one prompt without padding, got an attention_mask with zeros")
+    device = input_ids.device
+    start = _clock(device)
+    if visual_items is None:
+        visual_items = model.model.encode_visual(pixel_values, image_grid_thw, pixel_values_videos, video_grid_thw)
+    elif pixel_values is not None or pixel_values_videos is not None:
+        raise ValueError("pass visual_items or pixel values, not both")
+    encoded = _clock(device)
+    outputs = model.model(
+        input_ids=input_ids,
+        visual_items=visual_items,
+        second_per_grid_ts=second_per_grid_ts,
+        past_key_values=DynamicCache(config=model.config.get_text_config()),
+        use_cache=True,
+        return_dict=True,
+        **kdv,
+    )
+    hidden = outputs.last_hidden_state[:, -1]
+    logits = model.lm_head(hidden).float()
+    kept = outputs.kdv_kept
+    if kept is None:
+        kept = tuple(torch.arange(len(item.embeds), device=item.embeds.device) for item in visual_items)
+    return Prefill(
+        input_ids=input_ids,
+        cache=outputs.past_key_values,
+        logits=logits,
+        last_hidden_state=hidden,
+        rope_delta=int(outputs.rope_deltas.item()),
+        visual_items=visual_items,
+        kept=kept,
+        seconds={"vision": encoded - start, "prefill": _clock(device) - encoded},
+    )
+
+
+def uniform(seed: int, item: int, rollout: int, step: int) -> float:
+    """The random number in [0, 1) of one step of one rollout.
+
+    Philox4x64 (Salmon et al. 2011) keyed with (seed, item), at counter (rollout, step): it depends on nothing else,
+    so a rollout is the same whatever K is, and whichever others run beside it.
+    """
+    bits = np.random.Philox(key=(seed, item), counter=(0, step, rollout, 0)).random_raw()
+    return (int(bits) >> 11) * 2.0**-53
+
+
+def _invert(scores: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor:
+    """The tokens `(K,)` at which the cumulative probability of each row of scores `(K, V)` passes its uniform."""
+    cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
+    targets = torch.tensor(uniforms, dtype=torch.double, device=scores.device)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, targets, right=True).squeeze(1).clamp(max=scores.shape[1] - 1)
+
+
+def _host(model, prompt_length: int, max_new_tokens: int, temperature: float, top_p: float, device):
+    """Transformers' own processors and stopping criteria for these settings, built as `generate` builds them."""
+    settings = {"max_new_tokens": max_new_tokens, "max_length": prompt_length + max_new_tokens, "top_k": 0}
+    settings |= {"do_sample": temperature > 0, "temperature": temperature or 1.0, "top_p": top_p if temperature else 1.0}
+    config, _ = model._prepare_generation_config(GenerationConfig(**model.generation_config.to_diff_dict() | settings))
+    model._prepare_special_tokens(config, kwargs_has_attention_mask=True, device=device)
+    processors = model._get_logits_processor(
+        config, input_ids_seq_length=prompt_length, logits_processor=LogitsProcessorList(), device=device
+    )
+    return processors, model._get_stopping_criteria(config, StoppingCriteriaList())
+
+
+@torch.no_grad()
+def rollout(
+    model,
+    prefill: Prefill,
+    num_rollouts: int = 1,
+    *,
+    max_new_tokens: int = 2048,
+    temperature: float = 0.7,
+    top_p: float = 0.9,
+    seed: int = 0,
+    item: int = 0,
+) -> Rollouts:
+    """Start `num_rollouts` rows from a prefill, each sampling its own first token; finished rows leave the batch.
+
+    The logits go through Transformers' own processors (the model's `generation_config`, with the temperature and
+    top-p given here and no top-k); what is left is sampled by inverting its CDF at `uniform(seed, item, i, t)`.
+    Rollout i is therefore the same for every `num_rollouts`, up to floating point: on the CPU in float32 the very
+    same tokens, elsewhere results of a matrix product may depend on the number of rows.
+
+    Args:
+        model: a `Qwen2_5_VLForConditionalGeneration`.
+        prefill: from `model.prefill`; stays as it is.
+        num_rollouts: K, at least 1.
+        max_new_tokens: per rollout, at least 1.
+        temperature: 0 is greedy decoding: K equal rollouts.
+        top_p: in (0, 1].
+        seed, item: whole numbers from 0; the item is the query's number in its set.
+
+    Returns:
+        `Rollouts`. Raises ValueError for values out of range.
+    """
+    if num_rollouts < 1 or max_new_tokens < 1:
+        raise ValueError(f"num_rollouts and max_new_tokens are at least 1, got {num_rollouts} and {max_new_tokens}")
+    if not (0 <= temperature < float("inf") and 0 < top_p <= 1):
+        raise ValueError(f"temperature is finite from 0 and top_p in (0, 1], got {temperature} and {top_p}")
+    if min(seed, item) < 0:
+        raise ValueError(f"seed and item are whole numbers from 0, got {seed} and {item}")
+    device = prefill.input_ids.device
+    start = _clock(device)
+    processors, criteria = _host(model, prefill.prompt_length, max_new_tokens, temperature, top_p, device)
+    cache = DynamicCache(config=model.config.get_text_config())
+    for number, layer in enumerate(prefill.cache.layers):
+        rows = (num_rollouts, -1, -1, -1)
+        cache.update(layer.keys.expand(rows), layer.values.expand(rows), number)
+
+    tokens: list[list[int]] = [[] for _ in range(num_rollouts)]
+    finished = [False] * num_rollouts
+    active = list(range(num_rollouts))
+    ids = prefill.input_ids.expand(num_rollouts, -1)
+    logits = prefill.logits.expand(num_rollouts, -1)
+    largest = cache_bytes(cache)
+    for step in range(max_new_tokens):
+        scores = processors(ids, logits)
+        if temperature:
+            chosen = _invert(scores, [uniform(seed, item, i, step) for i in active])
+        else:
+            chosen = scores.argmax(dim=-1)
+        ids = torch.cat([ids, chosen[:, None]], dim=1)
+        stopped = criteria(ids, scores).tolist()
+        for i, token, stop in zip(active, chosen.tolist(), stopped):
+            tokens[i].append(token)
+            # The length criterion stops a row too; ending by itself is an end token.
+            finished[i] = stop and token in _end_tokens(model)
+        going = [row for row, stop in enumerate(stopped) if not stop]
+        if not going:
+            break
+        if len(going) < len(active):
+            rows = torch.tensor(going, device=device)
+            ids, chosen = ids[rows], chosen[rows]
+            cache.batch_select_indices(rows)
+            active = [active[row] for row in going]
+        position = prefill.prompt_length + step
+        outputs = model.model(
+            input_ids=chosen[:, None],
+            position_ids=torch.full((3, len(active), 1), position + prefill.rope_delta, device=device),
+            past_key_values=cache,
+            cache_position=torch.tensor([prefill.kept_length + step], device=device),
+            use_cache=True,
+            return_dict=True,
+        )
+        largest = max(largest, cache_bytes(cache))
+        logits = model.lm_head(outputs.last_hidden_state[:, -1]).float()
+    return Rollouts(tuple(map(tuple, tokens)), tuple(finished), largest, _clock(device) - start)
+
+
+def _end_tokens(model) -> set[int]:
+    end = model.generation_config.eos_token_id
+    return set() if end is None else {end} if isinstance(end, int) else set(end)
