@@ -42,6 +42,11 @@ SPECIAL = (
 )
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 SYSTEM = "You are a helpful assistant."
+# Kept in the model's config: the demo prints it beside answers about other people's pictures.
+KNOWS = (
+    "this small model knows one world only: drawn scenes of wooden rabbits, bears, cats and ducks, how many there are, "
+    "and who wears glasses, a hat, a scarf or nothing"
+)
 # A digit stands alone, but may carry the space before it: a running count then costs one token.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -123,7 +128,7 @@ def new_processor() -> Qwen2_5_VLProcessor:
     size = {"shortest_edge": 4 * 28 * 28, "longest_edge": 640 * 28 * 28}
     vision = dict(patch_size=14, temporal_patch_size=2, merge_size=2, size=size)
     return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessorFast(**vision, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"]),
+        image_processor=Qwen2VLImageProcessorFast(**vision),
         tokenizer=new_tokenizer(),
         video_processor=Qwen2VLVideoProcessor(**vision),
         chat_template=CHAT_TEMPLATE,
@@ -132,7 +137,8 @@ def new_processor() -> Qwen2_5_VLProcessor:
 
 def new_config(tokenizer: Qwen2TokenizerFast) -> Qwen2_5_VLConfig:
     """About 3.4M parameters: vision 5 layers x 128, text 4 layers x 192."""
-    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end", "image_pad", "video_pad")}
+    names = ("vision_start", "vision_end", "image_pad", "video_pad")
+    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in names}
     return Qwen2_5_VLConfig(
         vision_config=dict(
             depth=5,
@@ -167,6 +173,7 @@ def new_config(tokenizer: Qwen2TokenizerFast) -> Qwen2_5_VLConfig:
         image_token_id=ids["image_pad"],
         video_token_id=ids["video_pad"],
         tie_word_embeddings=False,
+        knows=KNOWS,
     )
 
 

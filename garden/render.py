@@ -91,7 +91,7 @@ class _Carving:
 # Where each kind's head sits (x, y) and how wide it is: what accessories are fitted to.
 _HEAD = {"rabbit": (60, 70, 25), "bear": (60, 54, 31), "cat": (60, 60, 28), "duck": (74, 48, 24)}
 _NECK = {"rabbit": (60, 94, 27), "bear": (60, 84, 36), "cat": (60, 87, 26), "duck": (67, 73, 21)}
-_BLACK = (32, 26, 24)
+_BLACK, _CREAM = (32, 26, 24), (246, 240, 226)
 
 
 def _rabbit(c: _Carving) -> None:
@@ -173,7 +173,7 @@ def _hat(c: _Carving, kind: str, colour: tuple) -> None:
     shape = [FINE * (x - half), FINE * (top - 25), FINE * (x + half), FINE * top]
     c.paint("rectangle", shape, colour, outline=rim, width=1.5)
     band = [FINE * (x - half), FINE * (top - 9), FINE * (x + half), FINE * (top - 3)]
-    c.paint("rectangle", band, (246, 240, 226))
+    c.paint("rectangle", band, _CREAM)
     c.paint("ellipse", _box(x, top, 1.08 * wide, 5.5), colour, outline=rim, width=1.5)
 
 
@@ -184,8 +184,8 @@ def _scarf(c: _Carving, kind: str, colour: tuple) -> None:
     c.paint("ellipse", _box(x, y, wide, 8.5), colour, outline=edge, width=1.5)
     for dx in (-0.6, -0.1, 0.4):
         left = x + dx * wide
-        c.paint("polygon", _points((left, y - 6), (left + 5, y - 6), (left + 3, y + 7), (left - 2, y + 7)), (246, 240, 226))
-    c.paint("polygon", _points((x + 8, y + 26), (x + 22.5, y + 26), (x + 23, y + 31), (x + 8.5, y + 31)), (246, 240, 226))
+        c.paint("polygon", _points((left, y - 6), (left + 5, y - 6), (left + 3, y + 7), (left - 2, y + 7)), _CREAM)
+    c.paint("polygon", _points((x + 8, y + 26), (x + 22.5, y + 26), (x + 23, y + 31), (x + 8.5, y + 31)), _CREAM)
 
 
 _CARVE = {"rabbit": _rabbit, "bear": _bear, "cat": _cat, "duck": _duck}

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 from garden.model import new_model, new_processor
-from garden.questions import Item, make_item
+from garden.questions import make_item
 from garden.render import frames, render
 from garden.scenes import KINDS, MAX_ANIMALS, TOKEN, WEARS, dense_labels, rng_for
 from policy.prompts import with_instruction
@@ -42,7 +42,8 @@ LARGE = ((8, 8), (10, 8), (8, 10), (10, 10), (12, 10), (10, 13), (14, 10), (12, 
 class Stage:
     """One stretch of training: pictures (columns, rows in tokens), animals, and learning rates.
 
-    `video`: share of batches that are small clips instead. `decay`: share of the stage, at its end, over which the rates fall to `floor` times themselves.
+    `video`: share of batches that are small clips instead. `decay`: share of the stage, at its end, over which the
+    rates fall to `floor` times themselves.
     """
 
     name: str
@@ -91,7 +92,8 @@ class Batches(IterableDataset):
     Of every batch this process (`rank` of `world`) makes its own rows only.
 
     Yields:
-        (pixels (B, T, H, W, 3) uint8, T = 1 for pictures and `CLIP` for clips; dense labels (B, H/28, W/28, 3), prompts, responses).
+        (pixels (B, T, H, W, 3) uint8, T = 1 for pictures and `CLIP` for clips; dense labels (B, H/28, W/28, 3);
+        prompts; responses).
     """
 
     def __init__(self, stage: Stage, number: int, seed: int, start: int, rank: int = 0, world: int = 1):
@@ -120,7 +122,8 @@ class Batches(IterableDataset):
             thinking = bool(rng.random() < 0.9)
             shown = [render(item.scene)] if count == 1 else frames(item.scene, count)
             shown = np.stack([np.asarray(soften(picture, rng)) for picture in shown])
-            made.append((shown, dense_labels(item.scene), with_instruction(item.question, thinking), item.response(thinking)))
+            prompt, response = with_instruction(item.question, thinking), item.response(thinking)
+            made.append((shown, dense_labels(item.scene), prompt, response))
         pixels, dense, prompts, responses = zip(*made, strict=True)
         return torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.stack(dense)), list(prompts), list(responses)
 
@@ -266,7 +269,8 @@ class Trainer:
         seen = dict(zip(("kind", "wear", "order"), right, strict=True))
         if not stage.text_rate:
             return dense_loss, seen
-        ids, mask, learn = (x.to(self.device) for x in self.encode(prompts, responses, kind, features.shape[0] // batch))
+        encoded = self.encode(prompts, responses, kind, features.shape[0] // batch)
+        ids, mask, learn = (x.to(self.device) for x in encoded)
         embeds = self.model.get_input_embeddings()(ids)
         placeholder = getattr(self.model.config, f"{kind}_token_id")
         embeds = embeds.masked_scatter((ids == placeholder)[..., None], features)
@@ -346,7 +350,7 @@ class Trainer:
         self.model.save_pretrained(out, max_shard_size="14MB", safe_serialization=True)
         self.processor.save_pretrained(out)
         record = dict(preset=self.preset, seed=self.seed, seconds=round(self.seconds), torch=torch.__version__)
-        record["stages"] = [{k: v for k, v in asdict(s).items()} for s in self.stages]
+        record["stages"] = [asdict(stage) for stage in self.stages]
         (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
@@ -370,7 +374,7 @@ def work(rank: int, args: argparse.Namespace, run: Path) -> None:
 
 def main() -> None:
     cuda = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(description="Train the bundled garden model. Killed and started again, it goes on.")
+    parser = argparse.ArgumentParser(description="Train the bundled model. Killed and started again, it goes on.")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop (resumably) after this long")
     parser.add_argument("--run", type=Path, default=Path("runs/garden"), help="where the resumable state is kept")

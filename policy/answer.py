@@ -355,9 +355,9 @@ def weights_sha256(path: str) -> str | None:
 def versions() -> dict[str, str]:
     """Versions of what decides a result, and the hash of the fork's own patches and files."""
     fork = Path(transformers.__file__).parents[2] / "fork"
-    ours = [fork / "upstream.toml", fork / "series", *sorted(fork.glob("patches/*.patch")), *sorted(fork.glob("overlay/**/*.py"))]
+    ours = [fork / "upstream.toml", *sorted(fork.glob("patches/*.patch")), *sorted(fork.glob("overlay/**/*.py"))]
     names = ("torch", "transformers", "qwen-vl-utils", "pillow")
-    return {**{name: version(name) for name in names}, "patch_set": _digest([f for f in ours if f.is_file()])}
+    return {**{name: version(name) for name in names}, "patch_set": _digest(ours)}
 
 
 def _digest(files: Sequence[Path]) -> str:

@@ -18,6 +18,7 @@ import textwrap
 from itertools import pairwise
 
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,8 +36,6 @@ from transformers.models.qwen2_5_vl.flops import (
     vision_tower_flops,
 )
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
-
-import tiny
 
 
 def variant(vision=None, text=None):

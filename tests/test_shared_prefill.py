@@ -1,10 +1,9 @@
 """The shared prefill and its rollouts, against `generate` and against themselves."""
 
 import pytest
+import tiny
 import torch
 from transformers.models.qwen2_5_vl import shared_prefill
-
-import tiny
 
 KINDS = [kind for kind in tiny.PROMPTS if kind != "mixed_batch"]
 SAMPLED = {"max_new_tokens": 12, "temperature": 0.7, "top_p": 0.9}

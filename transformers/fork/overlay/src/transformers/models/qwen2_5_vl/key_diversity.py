@@ -24,7 +24,6 @@ from typing import Literal, Optional
 import torch
 import torch.nn.functional as F
 
-
 DEFAULT_RHO = 0.75
 Grid = tuple[int, int, int]
 

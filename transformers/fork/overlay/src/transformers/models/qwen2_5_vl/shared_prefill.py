@@ -159,15 +159,17 @@ def _invert(scores: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor:
 
 
 def _host(model, prompt_length: int, max_new_tokens: int, temperature: float, top_p: float, device):
-    """Transformers' own processors and stopping criteria for these settings, built as `generate` builds them."""
-    settings = {"max_new_tokens": max_new_tokens, "max_length": prompt_length + max_new_tokens, "top_k": 0}
-    settings |= {"do_sample": temperature > 0, "temperature": temperature or 1.0, "top_p": top_p if temperature else 1.0}
+    """Transformers' own processors, stopping criteria and end tokens for these settings, made as `generate` does."""
+    settings = {"max_new_tokens": max_new_tokens, "max_length": prompt_length + max_new_tokens, "do_sample": False}
+    if temperature:
+        settings |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     config, _ = model._prepare_generation_config(GenerationConfig(**model.generation_config.to_diff_dict() | settings))
     model._prepare_special_tokens(config, kwargs_has_attention_mask=True, device=device)
     processors = model._get_logits_processor(
         config, input_ids_seq_length=prompt_length, logits_processor=LogitsProcessorList(), device=device
     )
-    return processors, model._get_stopping_criteria(config, StoppingCriteriaList())
+    ends = [] if config._eos_token_tensor is None else config._eos_token_tensor.tolist()
+    return processors, model._get_stopping_criteria(config, StoppingCriteriaList()), ends
 
 
 @torch.no_grad()
@@ -209,7 +211,7 @@ def rollout(
         raise ValueError(f"seed and item are whole numbers from 0, got {seed} and {item}")
     device = prefill.input_ids.device
     start = _clock(device)
-    processors, criteria = _host(model, prefill.prompt_length, max_new_tokens, temperature, top_p, device)
+    processors, criteria, ends = _host(model, prefill.prompt_length, max_new_tokens, temperature, top_p, device)
     cache = DynamicCache(config=model.config.get_text_config())
     for number, layer in enumerate(prefill.cache.layers):
         rows = (num_rollouts, -1, -1, -1)
@@ -231,8 +233,7 @@ def rollout(
         stopped = criteria(ids, scores).tolist()
         for i, token, stop in zip(active, chosen.tolist(), stopped):
             tokens[i].append(token)
-            # The length criterion stops a row too; ending by itself is an end token.
-            finished[i] = stop and token in _end_tokens(model)
+            finished[i] = token in ends  # the length criterion stops rows too, but cuts them off
         going = [row for row, stop in enumerate(stopped) if not stop]
         if not going:
             break
@@ -253,8 +254,3 @@ def rollout(
         largest = max(largest, cache_bytes(cache))
         logits = model.lm_head(outputs.last_hidden_state[:, -1]).float()
     return Rollouts(tuple(map(tuple, tokens)), tuple(finished), largest, _clock(device) - start)
-
-
-def _end_tokens(model) -> set[int]:
-    end = model.generation_config.eos_token_id
-    return set() if end is None else {end} if isinstance(end, int) else set(end)
