@@ -197,17 +197,20 @@ def kdv_settings(
 class VisualItem:
     """One encoded image or video: everything a pruner may look at.
 
-    kind: "image" or "video". grid: (t, h, w) in merged tokens. embeds: `(N, D)`. keys: `(H, N, d)` float32.
+    kind: "image" or "video". grid: (t, h, w) in merged tokens. embeds: `(N, D)`. keys: `(H, N, d)` float32, or None
+    when it was encoded without them.
     """
 
     kind: Literal["image", "video"]
     grid: Grid
     embeds: torch.Tensor
-    keys: torch.Tensor
+    keys: Optional[torch.Tensor]
 
 
 def select(item: VisualItem, settings: KdvSettings) -> torch.Tensor:
-    """The kept tokens of one item: ascending int64 indices into its N tokens."""
+    """The kept tokens of one item: ascending int64 indices into its N tokens. Raises ValueError without keys."""
+    if item.keys is None:
+        raise ValueError("this visual item was encoded without keys and cannot be pruned: encode it with return_keys")
     prune = PRUNERS[settings.pruner]
     return prune(item.keys, item.embeds, item.grid, rho=settings.rho, tau=settings.tau, seed=settings.seed)
 

@@ -90,7 +90,12 @@ def prefill(
     video_grid_thw: Optional[torch.Tensor] = None,
     second_per_grid_ts: Optional[Any] = None,
     visual_items: Optional[tuple[VisualItem, ...]] = None,
-    **kdv,
+    *,
+    enable_kdv: bool = False,
+    kdv_ratio: Optional[float] = None,
+    kdv_threshold: Optional[float] = None,
+    kdv_pruner: str = "kdv",
+    kdv_seed: int = 0,
 ) -> Prefill:
     """Read one prompt: the vision tower once per kind of item, the language model once.
 
@@ -99,7 +104,8 @@ def prefill(
         input_ids, attention_mask: `(1, L)`; no padding.
         pixel_values and so on: what the processor gives.
         visual_items: what an earlier prefill has encoded (`Prefill.visual_items`), instead of pixels and grids.
-        kdv: `enable_kdv`, `kdv_ratio`, `kdv_threshold`, `kdv_pruner`, `kdv_seed`, as for `generate`.
+            One that was encoded with KDV off has no keys, and cannot be pruned later.
+        enable_kdv, kdv_ratio, kdv_threshold, kdv_pruner, kdv_seed: as for `generate`.
 
     Returns:
         `Prefill`. Raises ValueError for a batch, for padding, and as `KdvSettings` does.
@@ -111,7 +117,9 @@ def prefill(
     device = input_ids.device
     start = _clock(device)
     if visual_items is None:
-        visual_items = model.model.encode_visual(pixel_values, image_grid_thw, pixel_values_videos, video_grid_thw)
+        visual_items = model.model.encode_visual(
+            pixel_values, image_grid_thw, pixel_values_videos, video_grid_thw, return_keys=enable_kdv
+        )
     elif pixel_values is not None or pixel_values_videos is not None:
         raise ValueError("pass visual_items or pixel values, not both")
     encoded = _clock(device)
@@ -122,10 +130,14 @@ def prefill(
         past_key_values=DynamicCache(config=model.config.get_text_config()),
         use_cache=True,
         return_dict=True,
-        **kdv,
+        enable_kdv=enable_kdv,
+        kdv_ratio=kdv_ratio,
+        kdv_threshold=kdv_threshold,
+        kdv_pruner=kdv_pruner,
+        kdv_seed=kdv_seed,
     )
     hidden = outputs.last_hidden_state[:, -1]
-    logits = model.lm_head(hidden).float()
+    logits = model.lm_head(hidden).to(device, torch.float32)
     kept = outputs.kdv_kept
     if kept is None:
         kept = tuple(torch.arange(len(item.embeds), device=item.embeds.device) for item in visual_items)
@@ -147,13 +159,16 @@ def uniform(seed: int, item: int, rollout: int, step: int) -> float:
     Philox4x64 (Salmon et al. 2011) keyed with (seed, item), at counter (rollout, step): it depends on nothing else,
     so a rollout is the same whatever K is, and whichever others run beside it.
     """
-    bits = np.random.Philox(key=(seed, item), counter=(0, step, rollout, 0)).random_raw()
+    key = np.array([seed, item], dtype=np.uint64)
+    bits = np.random.Philox(key=key, counter=(0, step, rollout, 0)).random_raw()
     return (int(bits) >> 11) * 2.0**-53
 
 
 def _invert(scores: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor:
     """The tokens `(K,)` at which the cumulative probability of each row of scores `(K, V)` passes its uniform."""
     cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
+    if cumulative[:, -1].isnan().any():
+        raise ValueError("the model's logits are not finite: use another dtype, or a temperature further from 0")
     targets = torch.tensor(uniforms, dtype=torch.double, device=scores.device)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, targets, right=True).squeeze(1).clamp(max=scores.shape[1] - 1)
 
@@ -163,7 +178,9 @@ def _host(model, prompt_length: int, max_new_tokens: int, temperature: float, to
     settings = {"max_new_tokens": max_new_tokens, "max_length": prompt_length + max_new_tokens, "do_sample": False}
     if temperature:
         settings |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-    config, _ = model._prepare_generation_config(GenerationConfig(**model.generation_config.to_diff_dict() | settings))
+    # The merge is ours: left to itself, this step takes a temperature of 1 for "not given" and puts in the model's.
+    config = GenerationConfig(**model.generation_config.to_diff_dict() | settings)
+    config, _ = model._prepare_generation_config(config, use_model_defaults=False)
     model._prepare_special_tokens(config, kwargs_has_attention_mask=True, device=device)
     processors = model._get_logits_processor(
         config, input_ids_seq_length=prompt_length, logits_processor=LogitsProcessorList(), device=device
@@ -198,7 +215,7 @@ def rollout(
         max_new_tokens: per rollout, at least 1.
         temperature: 0 is greedy decoding: K equal rollouts.
         top_p: in (0, 1].
-        seed, item: whole numbers from 0; the item is the query's number in its set.
+        seed, item: whole numbers from 0, of 64 bits; the item is the query's number in its set.
 
     Returns:
         `Rollouts`. Raises ValueError for values out of range.
@@ -207,8 +224,8 @@ def rollout(
         raise ValueError(f"num_rollouts and max_new_tokens are at least 1, got {num_rollouts} and {max_new_tokens}")
     if not (0 <= temperature < float("inf") and 0 < top_p <= 1):
         raise ValueError(f"temperature is finite from 0 and top_p in (0, 1], got {temperature} and {top_p}")
-    if min(seed, item) < 0:
-        raise ValueError(f"seed and item are whole numbers from 0, got {seed} and {item}")
+    if min(seed, item) < 0 or max(seed, item) >= 2**64:
+        raise ValueError(f"seed and item are whole numbers from 0 to 2**64 - 1, got {seed} and {item}")
     device = prefill.input_ids.device
     start = _clock(device)
     processors, criteria, ends = _host(model, prefill.prompt_length, max_new_tokens, temperature, top_p, device)
@@ -240,7 +257,8 @@ def rollout(
         if len(going) < len(active):
             rows = torch.tensor(going, device=device)
             ids, chosen = ids[rows], chosen[rows]
-            cache.batch_select_indices(rows)
+            for layer in cache.layers:
+                layer.batch_select_indices(rows.to(layer.keys.device))
             active = [active[row] for row in going]
         position = prefill.prompt_length + step
         outputs = model.model(
@@ -252,5 +270,5 @@ def rollout(
             return_dict=True,
         )
         largest = max(largest, cache_bytes(cache))
-        logits = model.lm_head(outputs.last_hidden_state[:, -1]).float()
+        logits = model.lm_head(outputs.last_hidden_state[:, -1]).to(device, torch.float32)
     return Rollouts(tuple(map(tuple, tokens)), tuple(finished), largest, _clock(device) - start)
