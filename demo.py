@@ -17,9 +17,16 @@ EXAMPLE = ROOT / "example.jpg"
 QUESTION = "How many wooden rabbits are wearing glasses?"
 
 
+class Parser(argparse.ArgumentParser):
+    """An argument parser that tells a mistake in one line, without the list of all flags."""
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message} (see --help)\n")
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; `args.media` holds (kind, path) in the order in which they were given."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add = parser.add_argument
 
     def medium(kind: str):

@@ -77,7 +77,7 @@ def measure(args: argparse.Namespace, config: dict) -> list[dict]:
             for name, chosen in SETTINGS.items():
                 if (name, index) in done:
                     continue
-                seed = index if args.bed == "example" or chosen.get("kdv_pruner") == "random" else args.seed
+                seed = index if args.bed == "example" else args.seed
                 settings = AvisSettings(**chosen, seed=seed, max_new_tokens=128)
                 result = answer(model, processor, [{"role": "user", "content": content}], settings, index)
                 line = {
@@ -118,7 +118,8 @@ def summarise(lines: list[dict]) -> dict:
 
 def _share(lines: list[dict]) -> dict:
     right = sum(line["right"] for line in lines)
-    return {"right": right, "of": len(lines), "accuracy": round(right / len(lines), 4), "ci95": interval(right, len(lines))}
+    total = len(lines)
+    return {"right": right, "of": total, "accuracy": round(right / total, 4), "ci95": interval(right, total)}
 
 
 def main() -> int:
@@ -126,7 +127,7 @@ def main() -> int:
     parser.add_argument("--bed", choices=sorted(BEDS), default="counting")
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
     parser.add_argument("--items", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0, help="of sampling; random pruning takes the item's number")
+    parser.add_argument("--seed", type=int, default=0, help="of sampling and of random pruning")
     parser.add_argument("--model-path", default="models/garden-tiny")
     parser.add_argument("--out", type=Path, required=True, help="JSONL, one line an answer")
     args = parser.parse_args()

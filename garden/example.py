@@ -18,10 +18,9 @@ PICTURE = (
     ("rabbit", "glasses"),
     ("bear", "scarf"),
     ("rabbit", "nothing"),
-    ("duck", "hat"),
-    ("rabbit", "glasses"),
     ("cat", "glasses"),
-    ("rabbit", "hat"),
+    ("rabbit", "glasses"),
+    ("duck", "hat"),
 )
 CLIP = (("rabbit", "glasses"), ("cat", "hat"), ("rabbit", "scarf"), ("bear", "glasses"))
 WIDTH, HEIGHT, CELL = 384, 512, 125.0
@@ -38,9 +37,9 @@ def clip_scene() -> Scene:
 
 
 def like_example(split: str, index: int) -> Item:
-    """A fresh scene of the example's size with six to eight animals, and the example's question about it."""
+    """A fresh scene of the example's size with four to eight animals, and the example's question about it."""
     rng = rng_for(split, 79, index)
-    answer, total = int(rng.integers(0, MAX_COUNT + 1)), int(rng.integers(6, 9))
+    answer, total = int(rng.integers(0, MAX_COUNT + 1)), int(rng.integers(4, 9))
     return count_item_of(rng, WIDTH, HEIGHT, "rabbit", "glasses", answer, total, CELL)
 
 

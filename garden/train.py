@@ -36,6 +36,7 @@ CLASSES = (len(KINDS) + 1, len(WEARS) + 1, MAX_ANIMALS + 1)
 CLIP = 4  # frames of a training clip: two steps of the vision tower's time
 SMALL = ((5, 5), (6, 6), (5, 7), (7, 5), (8, 6), (6, 8), (7, 7), (8, 8))
 LARGE = ((8, 8), (10, 8), (8, 10), (10, 10), (12, 10), (10, 13), (14, 10), (12, 14), (14, 18), (18, 14))
+MIXED = SMALL[:4] + LARGE
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ PRESETS = {
     "cpu": (
         Stage("see", 36_000, 32, SMALL, 6, 1.5e-3, 0.0, 1.0, decay=0.3, floor=0.3),
         Stage("speak", 48_000, 32, SMALL, 6, 4e-4, 1.5e-3, 0.3),
-        Stage("grow", 24_000, 16, LARGE, 8, 3e-4, 1e-3, 0.3, video=0.15, decay=0.9),
+        Stage("grow", 20_800, 16, MIXED, 8, 3e-4, 1e-3, 0.3, video=0.15, decay=0.9),
+        Stage("ripen", 13_600, 16, MIXED, 8, 2e-4, 7e-4, 0.3, video=0.1, decay=1.0),
     ),
     "gpu": (
         Stage("see", 400_000, 256, SMALL + LARGE, 8, 1.5e-3, 0.0, 1.0, decay=0.3, floor=0.3),
@@ -194,6 +196,7 @@ class Trainer:
         state = dict(
             preset=self.preset,
             seed=self.seed,
+            stages=[asdict(stage) for stage in self.stages],
             stage=self.stage,
             batch=self.batch,
             seconds=self.seconds,
@@ -273,7 +276,7 @@ class Trainer:
         ids, mask, learn = (x.to(self.device) for x in encoded)
         embeds = self.model.get_input_embeddings()(ids)
         placeholder = getattr(self.model.config, f"{kind}_token_id")
-        embeds = embeds.masked_scatter((ids == placeholder)[..., None], features)
+        embeds = embeds.masked_scatter((ids == placeholder)[..., None], features.to(embeds.dtype))
         positions, _ = self.model.model.get_rope_index(ids, attention_mask=mask, **{f"{kind}_grid_thw": grid})
         hidden = self.model.model.language_model(
             inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
@@ -319,10 +322,11 @@ class Trainer:
                     line = dict(stage=stage.name, samples=self.batch * stage.batch, seconds=self.seconds + now - saved)
                     log.write(json.dumps({**line, **{k: round(v, 4) for k, v in mean.items()}}) + "\n")
                     log.flush()
-                if self.agreed(now - saved > 120):
+                due = now - begin > 60 * minutes
+                if self.agreed(due or now - saved > 120):
                     self.seconds, saved = self.seconds + now - saved, now
                     self.save()
-                    if now - begin > 60 * minutes:
+                    if self.agreed(due):
                         return False
             self.stage, self.batch = self.stage + 1, 0
         self.seconds += time.monotonic() - saved
@@ -346,11 +350,17 @@ class Trainer:
 
     def export(self, out: Path) -> None:
         """Write the model as an ordinary checkpoint folder, in shards small enough for any host."""
-        out.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(out, max_shard_size="14MB", safe_serialization=True)
         self.processor.save_pretrained(out)
-        record = dict(preset=self.preset, seed=self.seed, seconds=round(self.seconds), torch=torch.__version__)
-        record["stages"] = [asdict(stage) for stage in self.stages]
+        record = dict(
+            preset=self.preset,
+            seed=self.seed,
+            processes=self.world,
+            seconds=round(self.seconds),
+            torch=torch.__version__,
+            finished=self.stage == len(self.stages),
+            stages=[asdict(stage) for stage in self.stages],
+        )
         (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
@@ -367,9 +377,10 @@ def work(rank: int, args: argparse.Namespace, run: Path) -> None:
         trainer.load()
     done = trainer.train(args.minutes, args.workers)
     if rank == 0:
-        trainer.export(args.out)
-        minutes = trainer.seconds / 60
-        print(f"{'finished' if done else 'paused'}: {args.out} ({minutes:.0f} min of training so far)")
+        # A pause leaves the model in the run's folder: what ships is not overwritten by half a training.
+        out = args.out if done else run / "model"
+        trainer.export(out)
+        print(f"{'finished' if done else 'paused'}: {out} ({trainer.seconds / 60:.0f} min of training so far)")
 
 
 def main() -> None:

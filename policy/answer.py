@@ -12,6 +12,7 @@ The demo, the evaluation and the adapters all call `answer()`::
 """
 
 import hashlib
+import logging
 import math
 from collections.abc import Sequence
 from copy import deepcopy
@@ -21,14 +22,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from PIL import Image, ImageOps
-from qwen_vl_utils import fetch_video
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from qwen_vl_utils import fetch_video, vision_process
+from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl import flops
 from transformers.models.qwen2_5_vl.key_diversity import KdvSettings
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils import cached_file, is_flash_attn_2_available
 
 from policy.prompts import with_instruction
 from policy.vote import extract_answer, majority_vote
@@ -44,7 +46,7 @@ class AvisSettings:
         num_rollouts: K. 1 is greedy; more are sampled at `temperature` and `top_p`, then voted on.
         thinking: ask for `<think>` reasoning before the answer, or for the answer alone.
         max_new_tokens: of each rollout.
-        min_pixels, max_pixels: bounds of a picture or a frame after resizing; None: the processor's own.
+        min_pixels, max_pixels: bounds of a picture, or of a video's frame, after resizing; None: the processor's own.
         fps, nframes: frames per second, or number of frames, taken from a video; at most one of them.
         seed: of sampling and of pruners that draw.
     """
@@ -73,12 +75,12 @@ class AvisSettings:
             raise ValueError(f"num_rollouts must be at least 1, got {self.num_rollouts}")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        if not (0 < self.temperature < math.inf):
-            raise ValueError(f"temperature must be positive and finite, got {self.temperature}")
+        if not 0.01 <= self.temperature <= 100:
+            raise ValueError(f"temperature must be between 0.01 and 100, got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {self.seed}")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must be between 0 and 2**64 - 1, got {self.seed}")
         for name in ("min_pixels", "max_pixels"):
             if getattr(self, name) is not None and getattr(self, name) < 28 * 28:
                 raise ValueError(f"{name} must be at least 784 (one visual token), got {getattr(self, name)}")
@@ -125,7 +127,8 @@ class Answer:
         flops: by stage (vision, prefill, decode), and relative to vanilla (rho = 0, K = 1 with the rollouts' mean
             length) in both accountings: `relative_llm` (the paper's #F) and `relative_total`.
         seconds: by stage. cache_bytes: the largest size of the decoding cache.
-        versions, weights_sha256, settings, item: what is needed to make this answer again.
+        backend: dtype, device and attention implementation. pixel_bounds: of pictures and of frames, as applied.
+        versions, weights_sha256, settings, item: with these, what is needed to make this answer again.
     """
 
     text: str
@@ -139,6 +142,8 @@ class Answer:
     flops: dict[str, float]
     seconds: dict[str, float]
     cache_bytes: int
+    backend: dict[str, str]
+    pixel_bounds: dict[str, tuple[int, int]]
     versions: dict[str, str]
     weights_sha256: str | None
     settings: AvisSettings
@@ -176,7 +181,7 @@ def answer(
         kdv_ratio=settings.kdv_ratio,
         kdv_threshold=settings.kdv_threshold,
         kdv_pruner=settings.kdv_pruner,
-        kdv_seed=settings.seed if settings.kdv_pruner == "random" else 0,
+        kdv_seed=_pruner_seed(settings, item),
     )
     rollouts = model.rollout(
         prefill,
@@ -188,8 +193,11 @@ def answer(
         item=item,
     )
     texts = processor.tokenizer.batch_decode(rollouts.tokens, skip_special_tokens=True)
+    # Templates of some post-trained models open the thought themselves; the vote has to know that it is open.
+    opened = "<think>" if processor.tokenizer.decode(inputs["input_ids"][0, -8:]).rstrip().endswith("<think>") else ""
     answers = [
-        extract_answer(text, finished=finished) for text, finished in zip(texts, rollouts.finished, strict=True)
+        extract_answer(opened + text, finished=finished)
+        for text, finished in zip(texts, rollouts.finished, strict=True)
     ]
     vote = majority_vote(answers)
 
@@ -220,6 +228,15 @@ def answer(
         },
         seconds={**prefill.seconds, "decode": rollouts.seconds},
         cache_bytes=rollouts.cache_bytes,
+        backend={
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+            "attention": model.config._attn_implementation,
+        },
+        pixel_bounds={
+            "image": pixel_bounds(processor.image_processor, settings),
+            "video": pixel_bounds(processor.video_processor, settings),
+        },
         versions=versions(),
         weights_sha256=weights_sha256(model.config._name_or_path),
         settings=settings,
@@ -227,21 +244,31 @@ def answer(
     )
 
 
+def _pruner_seed(settings: AvisSettings, item: int) -> int:
+    """For pruners that draw: another seed for every query, or a whole table would measure one draw."""
+    if settings.kdv_pruner == "kdv":
+        return 0
+    return int(np.random.SeedSequence((settings.seed, item)).generate_state(1)[0])
+
+
 def prepare(processor, messages: list[dict], settings: AvisSettings):
     """The model's inputs for one chat: pictures read and resized, text templated and tokenised.
 
     Returns:
-        A `BatchFeature` with what `model.prefill` takes, on the CPU.
+        A `BatchFeature` with what `model.prefill` takes, on the CPU. Raises as `answer` does.
     """
     messages = deepcopy(messages)
+    _check_messages(processor, messages)
     _add_instruction(messages, settings.thinking)
     parts = [part for turn in messages if not isinstance(turn["content"], str) for part in turn["content"]]
-    bounds = {k: v for k in ("min_pixels", "max_pixels") if (v := getattr(settings, k)) is not None}
-    frames = {k: v for k in ("fps", "nframes") if (v := getattr(settings, k)) is not None}
     images = [read_image(part["image"]) for part in parts if part["type"] == "image"]
-    videos = [read_video(part["video"], **bounds, **frames) for part in parts if part["type"] == "video"]
+    bounds = pixel_bounds(processor.video_processor, settings)
+    videos = [
+        read_video(part["video"], bounds, settings.fps, settings.nframes) for part in parts if part["type"] == "video"
+    ]
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    arguments: dict[str, Any] = {"images_kwargs": _image_bounds(processor, bounds)}
+    least, most = pixel_bounds(processor.image_processor, settings)
+    arguments: dict[str, Any] = {"images_kwargs": {"min_pixels": least, "max_pixels": most}}
     if videos:
         rates = [fps for _, fps in videos]
         arguments["videos_kwargs"] = {"fps": rates, "do_resize": False, "do_sample_frames": False}
@@ -254,23 +281,47 @@ def prepare(processor, messages: list[dict], settings: AvisSettings):
     )
 
 
+def _check_messages(processor, messages: list[dict]) -> None:
+    """Refuse, with one line, a chat that would fail deep inside or be answered without one of its parts."""
+    if not any(turn["role"] == "user" for turn in messages):
+        raise ValueError("the chat has no user turn")
+    texts = [turn["content"] for turn in messages if isinstance(turn["content"], str)]
+    for part in (part for turn in messages if not isinstance(turn["content"], str) for part in turn["content"]):
+        kind = part.get("type")
+        if kind not in ("image", "video", "text") or kind not in part:
+            raise ValueError(f"a part of a turn is an image, a video or a text with its content, got {sorted(part)}")
+        if kind == "text":
+            texts.append(part["text"])
+    special = [token for token in processor.tokenizer.all_special_tokens if any(token in text for text in texts)]
+    if special:
+        raise ValueError(f"text must not hold the special token {special[0]}")
+
+
 def _add_instruction(messages: list[dict], thinking: bool) -> None:
     """Append the instruction for the answer's form to the last text of the last user turn, in place."""
     turn = [turn for turn in messages if turn["role"] == "user"][-1]
     if isinstance(turn["content"], str):
         turn["content"] = with_instruction(turn["content"], thinking)
-    else:
-        part = [part for part in turn["content"] if part["type"] == "text"][-1]
-        part["text"] = with_instruction(part["text"], thinking)
+        return
+    texts = [part for part in turn["content"] if part["type"] == "text"]
+    if not texts:
+        raise ValueError("the last user turn asks nothing: it has no text")
+    texts[-1]["text"] = with_instruction(texts[-1]["text"], thinking)
 
 
-def _image_bounds(processor, bounds: dict[str, int]) -> dict[str, dict[str, int]]:
-    if not bounds:
-        return {}
-    size = dict(processor.image_processor.size)
-    size["shortest_edge"] = bounds.get("min_pixels", min(size["shortest_edge"], bounds.get("max_pixels", math.inf)))
-    size["longest_edge"] = bounds.get("max_pixels", max(size["longest_edge"], bounds.get("min_pixels", 0)))
-    return {"size": size}
+def pixel_bounds(image_or_video_processor, settings: AvisSettings) -> tuple[int, int]:
+    """Least and most pixels of a picture or a frame: the settings', else the processor's, moved to fit the given one.
+
+    Args:
+        image_or_video_processor: a part of the model's processor.
+    """
+    size = image_or_video_processor.size
+    least, most = settings.min_pixels, settings.max_pixels
+    if least is None:
+        least = min(size["shortest_edge"], most or size["shortest_edge"])
+    if most is None:
+        most = max(size["longest_edge"], least)
+    return least, most
 
 
 def read_image(source: str | Path | Image.Image) -> Image.Image:
@@ -294,20 +345,29 @@ def read_image(source: str | Path | Image.Image) -> Image.Image:
     return source.convert("RGB")
 
 
-def read_video(source: str | Path, **settings: float) -> tuple[torch.Tensor, float]:
+def read_video(
+    source: str | Path, bounds: tuple[int, int], fps: float | None = None, nframes: int | None = None
+) -> tuple[torch.Tensor, float]:
     """Frames of a video file, sampled and resized by qwen-vl-utils, and their rate.
 
     Args:
         source: a file.
-        settings: `fps` or `nframes`, `min_pixels` and `max_pixels` of a frame.
+        bounds: least and most pixels of a frame.
+        fps, nframes: see `AvisSettings`.
 
     Returns:
         (frames, 3, height, width) float32 in [0, 255], and frames per second. Raises as `read_image` does.
     """
     _check_file(source)
+    sampling = {name: value for name, value in (("fps", fps), ("nframes", nframes)) if value is not None}
+    request = {"video": str(source), "min_pixels": bounds[0], "max_pixels": bounds[1], **sampling}
+    read = vision_process.VIDEO_READER_BACKENDS[_video_backend()]
     try:
-        return fetch_video({"video": str(source), **settings}, return_video_sample_fps=True)
-    except Exception as error:  # every reader that qwen-vl-utils may choose has errors of its own
+        # qwen-vl-utils answers any failure of a reader with its torchvision reader, whose own failure then hides the
+        # reason. So the chosen reader is asked first whether it can.
+        read(request)
+        return fetch_video(request, return_video_sample_fps=True)
+    except Exception as error:  # readers have errors of their own kinds
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"cannot read {source} as a video: {lines[-1]}") from None
 
@@ -325,30 +385,61 @@ def load(
     """Load a Qwen2.5-VL checkpoint and its processor.
 
     Args:
-        path: a `from_pretrained` folder with safetensors weights, or a name in the local cache.
+        path: a `from_pretrained` folder with safetensors weights, or a hub name.
         device: None: CUDA when there is one, else the CPU.
         dtype: "auto" (float32 on the CPU, the checkpoint's own elsewhere), "float32", "bfloat16" or "float16".
         attn_implementation: "auto" (FlashAttention-2 when it is installed and usable, else SDPA), or a name.
 
     Returns:
-        (model in eval mode, processor).
+        (model in eval mode, processor). Raises ValueError or OSError with one line for what cannot be loaded.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if dtype == "auto" and device == "cpu":
-        dtype = "float32"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device}: no CUDA device is there")
+    config = AutoConfig.from_pretrained(path)
+    if config.model_type != "qwen2_5_vl":
+        raise ValueError(f"{path} is a {config.model_type} model, not a Qwen2.5-VL")
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else str(config.dtype or torch.float32).removeprefix("torch.")
     if attn_implementation == "auto":
-        flash = device.startswith("cuda") and dtype != "float32" and is_flash_attn_2_available()
-        attn_implementation = "flash_attention_2" if flash else "sdpa"
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        path, dtype=dtype, attn_implementation=attn_implementation, use_safetensors=True
-    )
-    return model.to(device).eval(), AutoProcessor.from_pretrained(path)
+        attn_implementation = "flash_attention_2" if _flash_is_usable(device, dtype) else "sdpa"
+    try:
+        model, loading = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            path,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        model = model.to(device).eval()
+    except (ImportError, RuntimeError) as error:  # a kernel that is not installed; a device that is not there
+        raise ValueError(f"cannot load {path}: {str(error).strip().splitlines()[0]}") from None
+    if loading["missing_keys"] or loading["mismatched_keys"]:
+        lacking = sorted([*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])])
+        raise ValueError(f"{path} is incomplete: {len(lacking)} tensors are missing or misshapen, as {lacking[0]}")
+    return model, AutoProcessor.from_pretrained(path)
+
+
+def _flash_is_usable(device: str, dtype: str) -> bool:
+    """Whether FlashAttention-2 is installed, and can run there: half precision, Ampere or newer."""
+    if not device.startswith("cuda") or dtype == "float32" or not is_flash_attn_2_available():
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@lru_cache(maxsize=1)
+def _video_backend() -> str:
+    logging.getLogger("qwen_vl_utils.vision_process").setLevel(logging.ERROR)
+    return vision_process.get_video_reader_backend()
 
 
 @lru_cache(maxsize=8)
 def weights_sha256(path: str) -> str | None:
-    """SHA-256 over a checkpoint folder's safetensors files in order of name; None when it is not a folder."""
-    return _digest(sorted(Path(path).glob("*.safetensors"))) if Path(path).is_dir() else None
+    """SHA-256 over a checkpoint's safetensors files in order of name; None for a model that came from no files."""
+    if not path:
+        return None
+    folder = Path(path) if Path(path).is_dir() else Path(cached_file(path, "config.json")).parent
+    return _digest(sorted(folder.glob("*.safetensors")))
 
 
 @lru_cache(maxsize=1)
@@ -356,8 +447,8 @@ def versions() -> dict[str, str]:
     """Versions of what decides a result, and the hash of the fork's own patches and files."""
     fork = Path(transformers.__file__).parents[2] / "fork"
     ours = [fork / "upstream.toml", *sorted(fork.glob("patches/*.patch")), *sorted(fork.glob("overlay/**/*.py"))]
-    names = ("torch", "transformers", "qwen-vl-utils", "pillow")
-    return {**{name: version(name) for name in names}, "patch_set": _digest(ours)}
+    others = {name: version(name) for name in ("transformers", "qwen-vl-utils", "pillow")}
+    return {"torch": torch.__version__, **others, "patch_set": _digest(ours)}
 
 
 def _digest(files: Sequence[Path]) -> str:

@@ -1,5 +1,7 @@
 """The shared prefill and its rollouts, against `generate` and against themselves."""
 
+import copy
+
 import pytest
 import tiny
 import torch
@@ -148,9 +150,52 @@ def test_processors_are_transformers_own(tiny_model):
     assert all(tokens[0] != tiny.IMAGE for tokens in rollouts.tokens)
 
 
+@pytest.mark.parametrize("version", ["4.49.0", "4.57.6"])
+@pytest.mark.parametrize("wanted", [{"temperature": 1.0}, {"top_p": 1.0}], ids=str)
+def test_a_checkpoints_sampling_defaults_never_replace_ours(tiny_model, monkeypatch, wanted, version):
+    """Bug guarded: a value that equals Transformers' global default counts as "not given" for checkpoints saved by
+    newer versions, and Qwen2.5-VL's own near-greedy defaults take its place: K equal rollouts.
+
+    Under flat logits over about 295 tokens, 8 rollouts share one first token by luck with odds below 1e-16.
+    """
+    config = copy.deepcopy(tiny_model.generation_config)
+    config.update(temperature=1e-6, top_p=0.001, top_k=1, do_sample=True, transformers_version=version)
+    monkeypatch.setattr(tiny_model, "generation_config", config)
+    prefill = tiny_model.prefill(**tiny.image_prompt())
+    flat = shared_prefill.Prefill(**{**vars(prefill), "logits": torch.zeros_like(prefill.logits)})
+    rollouts = tiny_model.rollout(flat, 8, max_new_tokens=1, **wanted)
+    assert len({tokens[0] for tokens in rollouts.tokens}) > 1
+
+
+def test_logits_that_are_not_finite_are_refused(tiny_model):
+    """Bug guarded: an overflow in half precision is sampled as the last token of the vocabulary."""
+    prefill = tiny_model.prefill(**tiny.image_prompt())
+    broken = shared_prefill.Prefill(**{**vars(prefill), "logits": torch.full_like(prefill.logits, float("nan"))})
+    with pytest.raises(ValueError, match="not finite"):
+        tiny_model.rollout(broken, 2, max_new_tokens=1)
+
+
+def test_misspelt_settings_are_refused(tiny_model):
+    """Bug guarded: `kdv_rato=0.5` is swallowed, and the prompt is pruned at the default."""
+    with pytest.raises(TypeError, match="kdv_rato"):
+        tiny_model.prefill(**tiny.image_prompt(), enable_kdv=True, kdv_rato=0.5)
+
+
+def test_keys_are_kept_only_when_they_are_needed(tiny_model):
+    """Bug guarded: with KDV off every picture's keys are pooled and kept, a hidden cost; or an item without keys is
+    pruned by something else than its keys."""
+    inputs = tiny.image_prompt()
+    plain = tiny_model.prefill(**inputs)
+    assert plain.visual_items[0].keys is None
+    assert tiny_model.prefill(**inputs, enable_kdv=True).visual_items[0].keys is not None
+    ids = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    with pytest.raises(ValueError, match="without keys"):
+        tiny_model.prefill(**ids, visual_items=plain.visual_items, enable_kdv=True)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"num_rollouts": 0}, {"max_new_tokens": 0}, {"temperature": -1.0}, {"temperature": float("nan")}]
-    + [{"top_p": 0.0}, {"top_p": 1.5}, {"seed": -1}, {"item": -1}], ids=str,
+    + [{"top_p": 0.0}, {"top_p": 1.5}, {"seed": -1}, {"item": 2**64}], ids=str,
 )
 def test_settings_out_of_range_are_refused(tiny_model, wrong):
     """Bug guarded: an impossible setting that fails deep inside, or quietly does something else."""
