@@ -59,9 +59,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if not args.media:
         args.media = [("image", EXAMPLE)]
-    if args.prompt is None and args.media == [("image", EXAMPLE)]:
+    if args.prompt is None and is_example(args):
         args.prompt = QUESTION
     return args
+
+
+def is_example(args: argparse.Namespace) -> bool:
+    """Whether the bundled picture alone is asked about."""
+    return [(kind, path.resolve()) for kind, path in args.media] == [("image", EXAMPLE)]
 
 
 def check(args: argparse.Namespace) -> None:
@@ -159,10 +164,10 @@ def run(args: argparse.Namespace) -> None:
     from policy.answer import answer, load
 
     model, processor = load(args.model_path, args.device, args.dtype, args.attn_implementation)
-    note = getattr(model.config, "knows", None)
-    if note and args.media != [("image", EXAMPLE)]:
-        print(f"note: {note}", file=sys.stderr)
     result = answer(model, processor, messages_of(args), settings)
+    note = getattr(model.config, "knows", None)
+    if note and not is_example(args):  # after the answer: a refusal is one line
+        print(f"note: {note}", file=sys.stderr)
     print(json.dumps(result.to_dict(), ensure_ascii=False) if args.json else report(args, settings, result))
 
 

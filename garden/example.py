@@ -27,8 +27,12 @@ WIDTH, HEIGHT, CELL = 384, 512, 125.0
 
 
 def example_scene() -> Scene:
-    """The scene of `example.jpg`."""
-    return place(rng_for("train", 77, 1), WIDTH, HEIGHT, list(PICTURE), CELL)
+    """The scene of `example.jpg`.
+
+    It was picked: of candidates 0 to 156, the first that the bundled model answers rightly in every mode with five of
+    five sampling seeds. How it does on scenes that nobody picked is measured on `like_example`.
+    """
+    return place(rng_for("train", 77, 156), WIDTH, HEIGHT, list(PICTURE), CELL)
 
 
 def clip_scene() -> Scene:

@@ -91,7 +91,7 @@ def _corpus() -> Iterator[str]:
 
 
 def new_tokenizer() -> Qwen2TokenizerFast:
-    """A byte-level BPE tokenizer of `VOCABULARY` entries: any text can be written, the garden's words are short."""
+    """A byte-level BPE tokenizer of at most `VOCABULARY` entries: any text can be written, the garden's briefly."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -190,13 +190,18 @@ class Trainer:
     def state_file(self) -> Path:
         return self.run / "state.pt"
 
+    @property
+    def schedule(self) -> list[dict]:
+        """The stages as they stand in files: plain dictionaries and lists."""
+        return json.loads(json.dumps([asdict(stage) for stage in self.stages]))
+
     def save(self) -> None:
         if self.rank:
             return
         state = dict(
             preset=self.preset,
             seed=self.seed,
-            stages=[asdict(stage) for stage in self.stages],
+            stages=self.schedule,
             stage=self.stage,
             batch=self.batch,
             seconds=self.seconds,
@@ -212,6 +217,9 @@ class Trainer:
         state = torch.load(self.state_file, map_location=self.device, weights_only=True)
         if (state["preset"], state["seed"]) != (self.preset, self.seed):
             raise ValueError(f"{self.state_file} belongs to preset {state['preset']}, seed {state['seed']}")
+        begun = slice(state["stage"] + 1)  # what is still to come may be changed
+        if state["stages"][begun] != self.schedule[begun]:
+            raise ValueError(f"{self.state_file} was begun with other stages than preset {self.preset} has now")
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -359,7 +367,7 @@ class Trainer:
             seconds=round(self.seconds),
             torch=torch.__version__,
             finished=self.stage == len(self.stages),
-            stages=[asdict(stage) for stage in self.stages],
+            stages=self.schedule,
         )
         (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
 

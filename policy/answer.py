@@ -12,6 +12,7 @@ The demo, the evaluation and the adapters all call `answer()`::
 """
 
 import hashlib
+import json
 import logging
 import math
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ import torch
 import transformers
 from PIL import Image, ImageOps
 from qwen_vl_utils import fetch_video, vision_process
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl import flops
 from transformers.models.qwen2_5_vl.key_diversity import KdvSettings
@@ -151,7 +153,7 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON-ready dictionaries and lists."""
-        return asdict(self)
+        return json.loads(json.dumps(asdict(self)))  # tuples become lists
 
 
 def answer(
@@ -292,6 +294,8 @@ def _check_messages(processor, messages: list[dict]) -> None:
             raise ValueError(f"a part of a turn is an image, a video or a text with its content, got {sorted(part)}")
         if kind == "text":
             texts.append(part["text"])
+    for text in texts:
+        text.encode()  # UnicodeEncodeError, a ValueError, for what no tokenizer takes
     special = [token for token in processor.tokenizer.all_special_tokens if any(token in text for text in texts)]
     if special:
         raise ValueError(f"text must not hold the special token {special[0]}")
@@ -332,12 +336,15 @@ def read_image(source: str | Path | Image.Image) -> Image.Image:
     """
     if not isinstance(source, Image.Image):
         _check_file(source)
+        path = source
         try:
-            source = Image.open(source)
+            source = Image.open(path)
             source.load()
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"cannot read {source} as a picture: {error}") from None
+            raise ValueError(f"cannot read {path} as a picture: {error}") from None
     source = ImageOps.exif_transpose(source)
+    if source.mode.startswith("I;16"):
+        source = Image.fromarray((np.asarray(source) >> 8).astype(np.uint8))  # convert() would clip at 255
     if source.has_transparency_data:
         source = source.convert("RGBA")
         white = Image.new("RGBA", source.size, (255, 255, 255, 255))
@@ -361,14 +368,13 @@ def read_video(
     _check_file(source)
     sampling = {name: value for name, value in (("fps", fps), ("nframes", nframes)) if value is not None}
     request = {"video": str(source), "min_pixels": bounds[0], "max_pixels": bounds[1], **sampling}
-    read = vision_process.VIDEO_READER_BACKENDS[_video_backend()]
+    _quiet_video_reader()
     try:
-        # qwen-vl-utils answers any failure of a reader with its torchvision reader, whose own failure then hides the
-        # reason. So the chosen reader is asked first whether it can.
-        read(request)
         return fetch_video(request, return_video_sample_fps=True)
     except Exception as error:  # readers have errors of their own kinds
-        lines = str(error).strip().splitlines() or [type(error).__name__]
+        # When a reader fails, qwen-vl-utils tries its torchvision reader, whose own failure hides the reason.
+        reason = error.__context__ or error
+        lines = str(reason).strip().splitlines() or [type(reason).__name__]
         raise ValueError(f"cannot read {source} as a video: {lines[-1]}") from None
 
 
@@ -412,7 +418,8 @@ def load(
             output_loading_info=True,
         )
         model = model.to(device).eval()
-    except (ImportError, RuntimeError) as error:  # a kernel that is not installed; a device that is not there
+    # A kernel that is not installed; a device that is not there; a damaged file.
+    except (ImportError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"cannot load {path}: {str(error).strip().splitlines()[0]}") from None
     if loading["missing_keys"] or loading["mismatched_keys"]:
         lacking = sorted([*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])])
@@ -427,10 +434,9 @@ def _flash_is_usable(device: str, dtype: str) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-@lru_cache(maxsize=1)
-def _video_backend() -> str:
-    logging.getLogger("qwen_vl_utils.vision_process").setLevel(logging.ERROR)
-    return vision_process.get_video_reader_backend()
+def _quiet_video_reader() -> None:
+    """Its warnings are about fall-backs that are told, if they fail, in the error."""
+    logging.getLogger(vision_process.__name__).setLevel(logging.ERROR)
 
 
 @lru_cache(maxsize=8)

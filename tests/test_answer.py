@@ -1,0 +1,736 @@
+"""The composition: from pictures, clips and a question to one record, on the bundled model.
+
+No test here depends on how well that model answers.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import random
+import shutil
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from transformers.models.qwen2_5_vl.key_diversity import keep_count
+from transformers.models.qwen2_5_vl.shared_prefill import Rollouts, uniform
+
+from policy import Answer, AvisSettings, answer, extract_answer
+from policy.answer import load, prepare, read_image, read_video
+from policy.prompts import DIRECT, THINKING
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLED = ROOT / "models" / "garden-tiny"
+PICTURE, CLIP = ROOT / "example.jpg", ROOT / "example.mp4"
+QUESTION = "How many wooden rabbits are wearing glasses?"
+# Near-uniform over about 400 tokens: two rollouts of 20 tokens agree by luck with odds far below 1e-9, whatever
+# the weights.
+WILD = {"num_rollouts": 3, "temperature": 50.0, "top_p": 1.0, "max_new_tokens": 20}
+
+
+BOUNDS = (4 * 784, 640 * 784)  # the bundled processor's own
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    """(model, processor): shared by the module, so leave them as they are."""
+    return load(BUNDLED, device="cpu")
+
+
+def image(source=PICTURE) -> dict:
+    return {"type": "image", "image": source}
+
+
+def video(source=CLIP) -> dict:
+    return {"type": "video", "video": source}
+
+
+def chat(*parts, question: str = QUESTION) -> list[dict]:
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
+
+
+def drawn(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A picture with something on it."""
+    dice = random.Random(seed)
+    picture = Image.new("RGB", (width, height), (120, 160, 90))
+    for _ in range(12):
+        x, y = dice.randrange(width), dice.randrange(height)
+        ImageDraw.Draw(picture).ellipse([x, y, x + 30, y + 20], fill=tuple(dice.choices(range(256), k=3)))
+    return picture
+
+
+def timeless(result: Answer) -> dict:
+    record = result.to_dict()
+    assert set(record.pop("seconds")) == {"vision", "prefill", "decode"}
+    return record
+
+
+def decoded(processor, messages: list[dict], settings: AvisSettings = AvisSettings()) -> str:
+    return processor.tokenizer.decode(prepare(processor, messages, settings).input_ids[0])
+
+
+def one_line(error) -> str:
+    message = str(error.value)
+    assert message and "\n" not in message, f"not one line: {message!r}"
+    return message
+
+
+# -------------------------------------------------------------------------------------------------------- pruning
+
+
+@pytest.mark.parametrize("ratio", [None, 0.0, 0.5, 0.9, 1.0])
+def test_kept_tokens_are_what_the_ratio_says(bundled, ratio):
+    """Guards against: the fraction taken for the kept one; one ratio over all items together instead of each; a
+    prompt length that forgets an item; a default other than 0.75."""
+    settings = AvisSettings(enable_kdv=True, kdv_ratio=ratio, max_new_tokens=2)
+    result = answer(*bundled, chat(image(), image(drawn(196, 140))), settings)
+    rho = 0.75 if ratio is None else ratio
+    assert [item.total for item in result.items] == [14 * 18, 7 * 5]
+    assert [item.kept for item in result.items] == [keep_count(item.total, rho) for item in result.items]
+    assert [item.rho for item in result.items] == [1 - item.kept / item.total for item in result.items]
+    assert result.prompt_tokens - result.kept_tokens == sum(item.total - item.kept for item in result.items)
+
+
+def test_nothing_is_pruned_unless_asked(bundled):
+    """Guards against: pruning that is on by default."""
+    result = answer(*bundled, chat(image()), AvisSettings(max_new_tokens=2))
+    assert [(item.kept, item.rho) for item in result.items] == [(252, 0.0)]
+    assert result.kept_tokens == result.prompt_tokens
+
+
+def test_adaptive_pruning_grows_with_the_angle(bundled):
+    """Guards against: an angle that is read in degrees, inverted, or taken for a ratio."""
+    kept = []
+    for tau in (0.01, 0.8, 1.4, 3.1):
+        settings = AvisSettings(enable_kdv=True, kdv_threshold=tau, max_new_tokens=1)
+        kept.append(answer(*bundled, chat(image()), settings).items[0].kept)
+    assert kept == sorted(kept, reverse=True)
+    assert kept[0] == 252 and kept[-1] == 1
+
+
+def test_random_pruning_follows_seed_and_item(bundled):
+    """Guards against: a baseline that ignores the seed, keeps another number of tokens than KDV, or keeps the same
+    places for every question, by which a whole table would measure one draw."""
+    model, processor = bundled
+    kept = []
+    original = model.prefill
+
+    def watched(**kwargs):
+        prefill = original(**kwargs)
+        kept.append([indices.tolist() for indices in prefill.kept])
+        return prefill
+
+    model.prefill = watched
+    try:
+        for pruner, seed, item in [
+            *(("random", 1, 0), ("random", 1, 0), ("random", 2, 0), ("random", 1, 1)),
+            *(("kdv", 1, 0), ("kdv", 2, 1)),
+        ]:
+            settings = AvisSettings(enable_kdv=True, kdv_ratio=0.5, kdv_pruner=pruner, seed=seed, max_new_tokens=1)
+            answer(model, processor, chat(image()), settings, item)
+    finally:
+        del model.prefill
+    first, again, other_seed, other_item, kdv, kdv_again = kept
+    assert first == again  # 126 of 252 tokens: equal by luck with odds below 1e-70
+    assert first != other_seed and first != other_item and other_seed != other_item
+    assert kdv == kdv_again != first
+    assert {len(of_item[0]) for of_item in kept} == {126}
+
+
+ORDERS = {
+    "images, video": (0, 1, 2),
+    "video, images": (2, 0, 1),
+    "image, video, image": (0, 2, 1),
+    "images the other way": (1, 0, 2),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_two_images_and_a_video_in_any_order(bundled, order):
+    """Guards against: items reported or pruned as one another's when a video stands between images, and the order
+    of the prompt lost on the way to the model."""
+    _, processor = bundled
+    parts = (image(drawn(140, 140)), image(drawn(280, 196)), video())
+    totals = (25, 70, None)
+    messages = chat(*(parts[i] for i in order))
+    settings = AvisSettings(enable_kdv=True, kdv_ratio=0.6, nframes=4, max_new_tokens=4)
+    result = answer(*bundled, messages, settings)
+    assert [item.kind for item in result.items] == ["image", "image", "video"]
+    assert [item.total for item in result.items[:2]] == [totals[i] for i in order if i < 2]
+    inputs = prepare(processor, messages, settings)
+    assert result.items[2].total == int(inputs.video_grid_thw.prod()) // 4
+    assert all(item.kept == keep_count(item.total, 0.6) for item in result.items)
+    # What stands in the prompt, as runs of placeholders.
+    config = bundled[0].config
+    names = {config.image_token_id: "image", config.video_token_id: "video"}
+    ids = inputs.input_ids[0].tolist()
+    starts = [i for i, token in enumerate(ids) if token == config.vision_start_token_id]
+    assert [names[ids[i + 1]] for i in starts] == [parts[i]["type"] for i in order]
+    lengths = [ids.index(config.vision_end_token_id, i) - i - 1 for i in starts]
+    assert lengths == [totals[i] or result.items[2].total for i in order]
+    assert result.prompt_tokens == len(ids)
+
+
+def test_vision_tower_runs_once_per_kind(bundled):
+    """Guards against: a picture encoded anew for every rollout, or once for each item."""
+    model, _ = bundled
+    calls = []
+    hook = model.visual.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        settings = AvisSettings(enable_kdv=True, num_rollouts=5, max_new_tokens=3, nframes=4)
+        answer(*bundled, chat(image(), video(), image(drawn(140, 140))), settings)
+    finally:
+        hook.remove()
+    assert len(calls) == 2
+
+
+# ------------------------------------------------------------------------------------------------------- the record
+
+
+def test_record_survives_json(bundled):
+    """Guards against: tensors, paths or tuples in the record, which JSON refuses or gives back as something else."""
+    settings = AvisSettings(enable_kdv=True, num_rollouts=3, max_new_tokens=40)
+    record = answer(*bundled, chat(image()), settings, item=4).to_dict()
+    assert json.loads(json.dumps(record)) == record
+    expected = {"text", "answer", "votes", "rollouts", "num_rollouts", "items", "flops", "seconds", "cache_bytes"}
+    assert expected | {"versions", "weights_sha256", "settings", "item"} <= set(record)
+    assert record["settings"] == {field.name: getattr(settings, field.name) for field in fields(settings)}
+    assert record["item"] == 4
+
+
+def test_record_names_what_was_run(bundled):
+    """Guards against: a result that cannot be traced to its weights and versions."""
+    result = answer(*bundled, chat(image()), AvisSettings(max_new_tokens=1))
+    weights = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(BUNDLED.glob("*.safetensors"))))
+    assert result.weights_sha256 == weights.hexdigest()
+    assert {"torch", "transformers", "patch_set"} <= set(result.versions)
+    assert result.versions["torch"] == torch.__version__
+    assert result.backend == {"dtype": "float32", "device": "cpu", "attention": "sdpa"}
+    assert {kind: list(bounds) for kind, bounds in result.pixel_bounds.items()} == {
+        "image": [4 * 784, 640 * 784],
+        "video": [4 * 784, 640 * 784],
+    }
+    bounded = AvisSettings(max_new_tokens=1, max_pixels=2 * 784)
+    assert list(answer(*bundled, chat(image()), bounded).pixel_bounds["image"]) == [2 * 784, 2 * 784]
+
+
+def writes(model, processor, monkeypatch, *texts: str, cut: tuple[int, ...] = ()):
+    """Makes the model's rollouts write these texts; those in `cut` do not end."""
+    end = processor.tokenizer.eos_token_id
+    rows = [processor.tokenizer(text).input_ids for text in texts]
+    tokens = tuple(tuple(ids + ([] if i in cut else [end])) for i, ids in enumerate(rows))
+    rollouts = Rollouts(tokens, tuple(i not in cut for i in range(len(texts))), 1024, 0.5)
+    monkeypatch.setattr(model, "rollout", lambda *args, **kwargs: rollouts)
+
+
+def test_votes_are_counted_over_what_was_written(bundled, monkeypatch):
+    """Guards against: an answer beside a text of another rollout; a cut-off rollout that votes; special tokens in
+    the texts; lengths that are counted in letters."""
+    model, processor = bundled
+    texts = (
+        "<think>1 cat hat: 2</think><answer>2</answer>",
+        "<think>a</think><answer>3</answer>",
+        "<answer>2</answer><answer>4</answer>",
+        "<think>a</think><answer> three </answer>",
+        "<think>1 cat",
+    )
+    writes(model, processor, monkeypatch, *texts, cut=(2,))
+    result = answer(model, processor, chat(image()), AvisSettings(num_rollouts=5))
+    assert [rollout.text for rollout in result.rollouts] == list(texts)
+    assert [rollout.answer for rollout in result.rollouts] == ["2", "3", None, "three", None]
+    assert [rollout.finished for rollout in result.rollouts] == [True, True, False, True, True]
+    assert result.rollouts[4].tokens == len(processor.tokenizer(texts[4]).input_ids) + 1
+    assert (result.votes, result.answer, result.text) == ({"2": 1, "3": 2}, "3", texts[1])
+    assert (result.num_rollouts, result.cache_bytes) == (5, 1024)
+
+
+def test_nobody_votes(bundled, monkeypatch):
+    """Guards against: a guess, or a crash, when no rollout gives an answer."""
+    model, processor = bundled
+    writes(model, processor, monkeypatch, "<think>1 cat", "<think>2", cut=(0, 1))
+    result = answer(model, processor, chat(image()), AvisSettings(num_rollouts=2))
+    assert (result.answer, result.votes, result.text) == (None, {}, "<think>1 cat")
+
+
+def test_a_thought_opened_by_the_template_counts(bundled, monkeypatch):
+    """Guards against: templates of post-trained models that open the thought in the prompt: a rollout that never
+    closes it would be taken for an answer."""
+    model, processor = bundled
+    monkeypatch.setattr(processor, "chat_template", processor.chat_template + "<think>\n")
+    writes(model, processor, monkeypatch, "1 cat hat: 3", "1 cat hat: 2</think><answer>2</answer>")
+    result = answer(model, processor, chat(image()), AvisSettings(num_rollouts=2))
+    assert [rollout.answer for rollout in result.rollouts] == [None, "2"]
+    assert result.rollouts[0].text == "1 cat hat: 3"
+
+
+def test_answers_are_read_from_the_texts(bundled):
+    """Guards against: answers of other rollouts than their texts, in a real run with texts of several lengths."""
+    settings = AvisSettings(num_rollouts=7, temperature=1.5, top_p=1.0, max_new_tokens=30)
+    result = answer(*bundled, chat(image()), settings)
+    assert len(result.rollouts) == 7
+    for rollout in result.rollouts:
+        assert rollout.answer == extract_answer(rollout.text, finished=rollout.finished)
+        assert 1 <= rollout.tokens <= 30 and (rollout.finished or rollout.tokens == 30)
+
+
+@pytest.mark.parametrize("kdv", [{}, {"enable_kdv": True, "kdv_ratio": 0.75}], ids=["full", "kdv"])
+def test_one_rollout_is_greedy_generate(bundled, kdv):
+    """Guards against: an answer that is not the model's own: other inputs than the processor's, sampling at K = 1,
+    or other end tokens than `generate` has."""
+    model, processor = bundled
+    settings = AvisSettings(max_new_tokens=25, temperature=3.0, seed=5, **kdv)
+    result = answer(model, processor, chat(image(drawn(280, 280))), settings)
+    inputs = prepare(processor, chat(image(drawn(280, 280))), settings)
+    tokens = model.generate(**inputs, **kdv, max_new_tokens=25, do_sample=False)[0, inputs.input_ids.shape[1] :]
+    assert result.text == processor.tokenizer.decode(tokens, skip_special_tokens=True)
+    assert result.rollouts[0].tokens == len(tokens)
+
+
+def test_same_seed_same_record(bundled):
+    """Guards against: sampling that depends on the process's own generators or on what ran before."""
+    settings = AvisSettings(enable_kdv=True, seed=3, **WILD)
+    first = timeless(answer(*bundled, chat(image()), settings, item=2))
+    torch.manual_seed(99)
+    assert timeless(answer(*bundled, chat(image()), settings, item=2)) == first
+
+
+def test_seed_and_item_matter(bundled):
+    """Guards against: every question of a set sampled with the same random numbers."""
+    texts = set()
+    for seed, item in ((0, 0), (1, 0), (0, 1)):
+        result = answer(*bundled, chat(image()), AvisSettings(seed=seed, **WILD), item=item)
+        texts.add(tuple(rollout.text for rollout in result.rollouts))
+        assert len(set(rollout.text for rollout in result.rollouts)) == 3
+    assert len(texts) == 3
+
+
+def test_temperature_and_top_p_reach_the_sampling(bundled):
+    """Guards against: sampling settings that are parsed and then forgotten."""
+
+    def texts(**settings) -> set[str]:
+        result = answer(*bundled, chat(image()), AvisSettings(num_rollouts=4, max_new_tokens=15, **settings))
+        return {rollout.text for rollout in result.rollouts}
+
+    greedy = answer(*bundled, chat(image()), AvisSettings(max_new_tokens=15)).text
+    assert texts(temperature=100.0, top_p=1e-6) == {greedy}
+    assert len(texts(temperature=100.0, top_p=1.0)) == 4
+    assert texts(temperature=0.01, top_p=1.0) != texts(temperature=100.0, top_p=1.0)
+
+
+def test_queries_leave_no_trace(bundled):
+    """Guards against: state that one query leaves to the next, in the environment or on the model (a rope delta of
+    another prompt, say)."""
+    model, processor = bundled
+    settings = AvisSettings(enable_kdv=True, nframes=4, seed=1, **WILD)
+    before, names = dict(os.environ), set(vars(model)) | set(vars(model.model))
+    weights = [parameter.clone() for parameter in model.parameters()]
+    generation = model.generation_config.to_dict()
+    first = timeless(answer(model, processor, chat(image()), settings))
+    answer(model, processor, chat(video(), image(drawn(140, 140))), replace(settings, kdv_ratio=0.2))
+    answer(model, processor, chat(question="How many cats are there?"), AvisSettings(max_new_tokens=3))
+    model.model.rope_deltas = torch.tensor([[-1000]])
+    assert timeless(answer(model, processor, chat(image()), settings)) == first
+    assert dict(os.environ) == before and model.generation_config.to_dict() == generation
+    assert set(vars(model)) | set(vars(model.model)) == names
+    assert all(map(torch.equal, weights, model.parameters()))
+    assert not model.training and all(parameter.grad is None for parameter in model.parameters())
+
+
+# ------------------------------------------------------------------------------------------------------------ FLOPs
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_flops_equal_the_counter(attention):
+    """Guards against: a record that prices other grids, lengths or rollouts than those that ran. All that torch
+    counts between question and record, rollouts of several lengths and three items included."""
+    if attention == "sdpa" and torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry:
+        pytest.skip("this torch's counter has no formula for the SDPA kernel of the CPU")
+    model, processor = load(BUNDLED, device="cpu", attn_implementation=attention)
+    ends = model.generation_config.eos_token_id
+    # With many tokens that end a rollout, wild rollouts end at different lengths.
+    model.generation_config.eos_token_id = [*ends, *range(0, 400, 8)]
+    messages = chat(video(), image(), image(drawn(196, 140)))
+    settings = AvisSettings(enable_kdv=True, kdv_ratio=0.6, nframes=4, **WILD | {"num_rollouts": 5})
+    with FlopCounterMode(display=False) as counter:
+        result = answer(model, processor, messages, settings)
+    assert len({rollout.tokens for rollout in result.rollouts}) > 1, "want rollouts of several lengths"
+    spent = sum(result.flops[stage] for stage in ("vision", "prefill", "decode"))
+    assert spent == pytest.approx(counter.get_total_flops(), rel=1e-3)
+
+
+def test_flops_relative_to_vanilla(bundled):
+    """Guards against: vanilla itself not at 1, or the two accountings swapped: the tower is not pruned, so the total
+    falls less than the language model's share."""
+    vanilla = answer(*bundled, chat(image()), AvisSettings(max_new_tokens=8)).flops
+    assert vanilla["relative_llm"] == vanilla["relative_total"] == 1.0
+    pruned = answer(*bundled, chat(image()), AvisSettings(enable_kdv=True, max_new_tokens=8)).flops
+    assert pruned["vision"] == vanilla["vision"] and pruned["prefill"] < vanilla["prefill"]
+    assert pruned["relative_llm"] < pruned["relative_total"] < 1
+
+
+def test_cache_bytes_of_one_rollout(bundled):
+    """Guards against: the unpruned prompt's size, the prefill's own cache counted in, or values without keys."""
+    model, _ = bundled
+    text = model.config.text_config
+    result = answer(*bundled, chat(image()), AvisSettings(enable_kdv=True, max_new_tokens=6))
+    held = result.kept_tokens + result.rollouts[0].tokens - 1
+    width = text.num_key_value_heads * text.hidden_size // text.num_attention_heads
+    assert result.cache_bytes == 2 * text.num_hidden_layers * width * held * 4
+
+
+# ------------------------------------------------------------------------------------------------------- the prompt
+
+
+def test_prompt_forms(bundled):
+    """Guards against: the instruction missing, given twice, or before the question; a system prompt beside the
+    default one; string content that loses its pictures' place."""
+    _, processor = bundled
+    see = "<|vision_start|>" + "<|image_pad|>" * 25 + "<|vision_end|>"
+    head, tail = "<|im_start|>system\n{}<|im_end|>\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
+    usual = head.format("You are a helpful assistant.")
+    parts = [image(drawn(140, 140))]
+    assert decoded(processor, chat(*parts)) == f"{usual}{see}{QUESTION}\n{THINKING}{tail}"
+    direct = AvisSettings(thinking=False)
+    assert decoded(processor, chat(*parts), direct) == f"{usual}{see}{QUESTION}\n{DIRECT}{tail}"
+    system = [{"role": "system", "content": "Be brief."}]
+    assert decoded(processor, system + chat(*parts)) == f"{head.format('Be brief.')}{see}{QUESTION}\n{THINKING}{tail}"
+    plain = [{"role": "user", "content": "How many?"}]
+    assert decoded(processor, plain) == f"{usual}How many?\n{THINKING}{tail}"
+    turns = [*chat(*parts), {"role": "assistant", "content": "2"}, {"role": "user", "content": "And cats?"}]
+    expected = f"{usual}{see}{QUESTION}<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n"
+    assert decoded(processor, turns) == f"{expected}<|im_start|>user\nAnd cats?\n{THINKING}{tail}"
+    assert decoded(processor, chat({"type": "text", "text": "First."}, *parts)).count(THINKING) == 1
+
+
+def test_text_alone_is_answered(bundled):
+    """Guards against: a query without pictures that fails, or reports items it has not."""
+    result = answer(*bundled, [{"role": "user", "content": QUESTION}], AvisSettings(enable_kdv=True, max_new_tokens=4))
+    assert result.items == () and result.flops["vision"] == 0 and result.kept_tokens == result.prompt_tokens
+
+
+def test_messages_are_left_alone(bundled):
+    """Guards against: the instruction written into the caller's own messages, so that asking twice adds it twice."""
+    _, processor = bundled
+    picture = drawn(140, 140)
+    messages = [{"role": "system", "content": "Be brief."}, *chat(image(picture), image(), video())]
+    before, pixels = copy.deepcopy(messages[1]["content"][1:]), picture.tobytes()
+    prepare(processor, messages, AvisSettings(nframes=2))
+    assert messages[0] == {"role": "system", "content": "Be brief."}
+    assert messages[1]["content"][1:] == before
+    assert messages[1]["content"][0]["image"] is picture and picture.tobytes() == pixels
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [{"role": "system", "content": "Be brief."}],
+        [{"role": "user", "content": [{"type": "image", "image": PICTURE}]}],
+    ],
+    ids=["nothing", "no question", "no text"],
+)
+def test_chats_without_a_question_are_refused(bundled, messages):
+    """Guards against: an IndexError from deep inside for a chat in which nothing is asked."""
+    with pytest.raises(ValueError) as error:
+        answer(*bundled, messages, AvisSettings(max_new_tokens=1))
+    one_line(error)
+
+
+@pytest.mark.parametrize("word", ["<|image_pad|>", "<|video_pad|>"])
+@pytest.mark.parametrize("parts", [(), (image(),), (video(),)], ids=["text", "image", "video"])
+def test_placeholders_in_a_question_are_refused(bundled, word, parts):
+    """Guards against: a question that names a placeholder token and takes an item's place: the picture's tokens
+    would land in the sentence, or the processor runs out of items."""
+    with pytest.raises(ValueError) as error:
+        answer(*bundled, chat(*parts, question=f"What is {word}?"), AvisSettings(max_new_tokens=1, nframes=2))
+    one_line(error)
+
+
+# ---------------------------------------------------------------------------------------------- pictures and clips
+
+
+def test_pixel_bounds_change_the_tokens(bundled):
+    """Guards against: bounds that are parsed and not applied, or one bound that contradicts the processor's other."""
+    _, processor = bundled
+
+    def total(picture=None, **bounds) -> int:
+        inputs = prepare(processor, chat(image(picture or PICTURE)), AvisSettings(**bounds))
+        return int(inputs.image_grid_thw.prod()) // 4
+
+    assert total() == 252
+    assert total(max_pixels=100 * 784) <= 100
+    assert total(min_pixels=400 * 784) >= 400
+    assert total(min_pixels=900 * 784) >= 900  # above the processor's own upper bound
+    assert total(max_pixels=784) == 1  # below its lower one
+    assert 90 <= total(min_pixels=90 * 784, max_pixels=110 * 784) <= 110
+    assert total(drawn(2000, 1500)) <= 640  # the processor's own bounds
+    assert total(drawn(3, 2)) >= 4
+
+
+def test_clips_are_sampled_as_asked(bundled):
+    """Guards against: `fps` and `nframes` that change nothing, and seconds per step that do not follow the frames
+    taken (time positions would then be another clip's)."""
+    _, processor = bundled  # the clip: 4 seconds, 12 frames each
+
+    def sampled(**settings) -> tuple[int, float]:
+        inputs = prepare(processor, chat(video()), AvisSettings(**settings))
+        (grid,), (seconds,) = inputs.video_grid_thw.tolist(), inputs.second_per_grid_ts
+        return grid[0], float(seconds)
+
+    assert sampled() == (4, 1.0)  # Qwen's own: 2 frames a second
+    assert sampled(fps=1.0) == (2, 2.0)
+    assert sampled(fps=6.0) == (12, pytest.approx(1 / 3))
+    assert sampled(nframes=4) == (2, 2.0)
+    assert sampled(nframes=12) == (6, pytest.approx(2 / 3))
+
+
+def test_frames_keep_to_the_pixel_bounds(bundled):
+    """Guards against: one bound alone refused because it contradicts a default of the video reader, and frames within
+    the processor's own bounds (as `AvisSettings` says they count when none is given) resized all the same."""
+    _, processor = bundled  # the clip's frames: 10 x 8 tokens
+
+    def frame_tokens(**bounds) -> int:
+        inputs = prepare(processor, chat(video()), AvisSettings(nframes=2, **bounds))
+        return int(inputs.video_grid_thw[0, 1:].prod()) // 4
+
+    assert frame_tokens(min_pixels=60 * 784, max_pixels=100 * 784) == 80
+    assert frame_tokens(min_pixels=300 * 784) >= 300
+    assert frame_tokens(min_pixels=700 * 784) >= 700  # above the processor's own upper bound
+    assert frame_tokens(max_pixels=50 * 784) <= 50
+    assert frame_tokens() == 80
+
+
+def test_two_clips_keep_their_own_rates(bundled, tmp_path):
+    """Guards against: one clip's rate used for all."""
+    from garden.example import clip_scene, write_clip
+
+    _, processor = bundled
+    write_clip(clip_scene(), tmp_path / "short.mp4", seconds=1.0, rate=8)
+    messages = chat(video(), video(tmp_path / "short.mp4"))
+    inputs = prepare(processor, messages, AvisSettings(nframes=4))
+    assert inputs.video_grid_thw[:, 0].tolist() == [2, 2]
+    assert [float(seconds) for seconds in inputs.second_per_grid_ts] == [2.0, 0.5]
+
+
+def saved(tmp_path: Path, picture: Image.Image, name: str, **options) -> Path:
+    picture.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+def test_exif_orientation_is_followed(tmp_path):
+    """Guards against: telephone pictures seen lying on their side."""
+    picture = Image.new("RGB", (64, 32), (0, 0, 200))
+    picture.paste((220, 0, 0), (0, 0, 32, 32))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    turned = read_image(saved(tmp_path, picture, "turned.jpg", exif=exif, quality=95))
+    assert turned.size == (32, 64)
+    top, bottom = turned.getpixel((16, 8)), turned.getpixel((16, 56))
+    assert top[0] > 180 and bottom[2] > 160, (top, bottom)
+
+
+def test_other_colour_modes_are_read(tmp_path):
+    """Guards against: palette indices or inks taken for colours, and greys that come out inverted."""
+    colour = (200, 120, 40)
+    solid = Image.new("RGB", (32, 32), colour)
+    files = {"c.tiff": solid.convert("CMYK"), "y.tiff": solid.convert("YCbCr"), "p.png": solid.quantize()}
+    files["r.bmp"] = solid
+    assert {picture.mode for picture in files.values()} == {"CMYK", "YCbCr", "P", "RGB"}
+    for name, picture in files.items():
+        got = read_image(saved(tmp_path, picture, name))
+        assert got.mode == "RGB"
+        assert np.abs(np.array(got.getpixel((5, 5))) - colour).max() <= 4, name
+    assert read_image(saved(tmp_path, Image.new("L", (8, 8), 77), "l.png")).getpixel((0, 0)) == (77, 77, 77)
+    assert read_image(saved(tmp_path, Image.new("1", (8, 8), 1), "1.png")).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("name", ["grey.png", "grey.tiff"])
+def test_sixteen_bit_greys_are_scaled(tmp_path, name):
+    """Guards against: sixteen-bit pictures (scans, depth maps) clipped to white above 1/256 of their range."""
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    path = saved(tmp_path, Image.fromarray(ramp), name)
+    got = np.asarray(read_image(path)).astype(int)
+    assert (got[..., 0] == got[..., 1]).all() and (got[..., 0] == got[..., 2]).all()
+    assert np.abs(got[..., 0] - ramp.astype(int) / 257).max() <= 1.5
+
+
+def test_transparency_is_laid_on_white(tmp_path):
+    """Guards against: the hidden colours under transparent pixels, or black where a page would be white."""
+    glass = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
+    glass.paste((0, 0, 255, 255), (0, 0, 8, 16))
+    glass.putpixel((15, 15), (0, 0, 0, 128))
+    got = read_image(saved(tmp_path, glass, "glass.png"))
+    assert (got.getpixel((2, 2)), got.getpixel((12, 2))) == ((0, 0, 255), (255, 255, 255))
+    assert all(abs(value - 127) <= 1 for value in got.getpixel((15, 15)))
+    palette = Image.new("P", (16, 16), 0)
+    palette.putpalette([255, 0, 0, 0, 255, 0])
+    palette.paste(1, (0, 0, 8, 16))
+    got = read_image(saved(tmp_path, palette, "palette.png", transparency=0))
+    assert (got.getpixel((2, 2)), got.getpixel((12, 2))) == ((0, 255, 0), (255, 255, 255))
+    assert read_image(Image.new("LA", (4, 4), (9, 0))).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_pictures_in_memory_are_read(bundled):
+    """Guards against: a picture in memory treated otherwise than its file, opened lazily or not."""
+    _, processor = bundled
+    pictures = (PICTURE, str(PICTURE), Image.open(PICTURE), read_image(PICTURE))
+    inputs = [prepare(processor, chat(image(picture)), AvisSettings()) for picture in pictures]
+    assert all(torch.equal(other.pixel_values, inputs[0].pixel_values) for other in inputs[1:])
+
+
+@pytest.fixture
+def unreadable(tmp_path) -> dict[str, Path]:
+    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "cut.jpg").write_bytes(PICTURE.read_bytes()[:20_000])
+    (tmp_path / "cut.mp4").write_bytes(CLIP.read_bytes()[:20_000])
+    (tmp_path / "text.mp4").write_text("not a video")
+    named = {name: tmp_path / name for name in ("text.jpg", "empty.jpg", "cut.jpg", "cut.mp4", "text.mp4", "none.png")}
+    return named | {"folder": tmp_path}
+
+
+@pytest.mark.parametrize("name", ["text.jpg", "empty.jpg", "cut.jpg", "none.png", "folder"])
+def test_unreadable_pictures_are_named(unreadable, name):
+    """Guards against: tracebacks, half a picture read as a whole one, and messages that do not say which file."""
+    with pytest.raises(ValueError) as error:
+        read_image(unreadable[name])
+    assert str(unreadable[name]) in one_line(error)
+
+
+@pytest.mark.parametrize("name", ["text.mp4", "cut.mp4", "text.jpg", "none.png", "folder"])
+def test_unreadable_videos_are_named(unreadable, name):
+    """Guards against: as above; and the error of a fall-back reader that is not even installed in place of the
+    error of the one that read."""
+    with pytest.raises(ValueError) as error:
+        read_video(unreadable[name], BOUNDS)
+    message = one_line(error)
+    assert str(unreadable[name]) in message and "no attribute" not in message
+
+
+def test_more_frames_than_there_are_is_told(bundled):
+    """Guards against: the reason (the clip has 48 frames) hidden behind a fall-back reader's own error."""
+    with pytest.raises(ValueError, match="48"):
+        read_video(CLIP, BOUNDS, nframes=1000)
+
+
+@pytest.mark.parametrize("url", ["http://localhost/a.jpg", "https://localhost/a.mp4", "file:///a.jpg", "s3://a/b.jpg"])
+def test_urls_are_refused(url):
+    """Guards against: a prompt that makes this machine fetch something."""
+    for read in (read_image, lambda source: read_video(source, BOUNDS)):
+        with pytest.raises(ValueError, match="URL"):
+            read(url)
+
+
+def test_too_slim_pictures_are_refused(bundled):
+    """Guards against: a traceback for a picture that no resizing fits into the grid."""
+    with pytest.raises(ValueError) as error:
+        answer(*bundled, chat(image(Image.new("RGB", (2000, 2)))), AvisSettings(max_new_tokens=1))
+    one_line(error)
+
+
+# --------------------------------------------------------------------------------------------------------- settings
+
+NAN, INFINITY = float("nan"), float("inf")
+WRONG = [
+    {"kdv_ratio": 0.5},
+    {"kdv_threshold": 0.5},
+    {"kdv_pruner": "random"},
+    {"enable_kdv": True, "kdv_ratio": 0.5, "kdv_threshold": 0.5},
+    {"enable_kdv": True, "kdv_pruner": "nothing"},
+    *[{"enable_kdv": True, "kdv_ratio": value} for value in (-0.01, 1.01, NAN, INFINITY)],
+    *[{"enable_kdv": True, "kdv_threshold": value} for value in (0.0, -1.0, 3.2, NAN)],
+    *[{"num_rollouts": value} for value in (0, -1)],
+    *[{"max_new_tokens": value} for value in (0, -1)],
+    *[{"temperature": value} for value in (0.0, 1e-9, -1.0, 1e9, NAN, INFINITY)],
+    *[{"top_p": value} for value in (0.0, -0.1, 1.1, NAN)],
+    *[{"seed": value} for value in (-1, 2**64)],
+    *[{name: value} for name in ("min_pixels", "max_pixels") for value in (783, 0, -1)],
+    {"min_pixels": 2000, "max_pixels": 1000},
+    {"fps": 1.0, "nframes": 4},
+    *[{"fps": value} for value in (0.0, -1.0, NAN, INFINITY)],
+    *[{"nframes": value} for value in (1, 0, -2)],
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_settings_out_of_range_are_refused(wrong):
+    """Guards against: an impossible setting that fails deep inside after a model was loaded, or quietly does
+    something else."""
+    with pytest.raises(ValueError) as error:
+        AvisSettings(**wrong)
+    one_line(error)
+
+
+def test_settings_at_their_limits_are_taken(bundled):
+    """Guards against: bounds that exclude what they name."""
+    for fine in (
+        {"enable_kdv": True, "kdv_ratio": 1.0, "num_rollouts": 2, "top_p": 1.0, "seed": 2**64 - 1},
+        {"enable_kdv": True, "kdv_ratio": 0.0, "kdv_pruner": "random", "seed": 2**63 - 1},
+        {"min_pixels": 784, "max_pixels": 784},
+    ):
+        result = answer(*bundled, chat(image()), AvisSettings(max_new_tokens=1, **fine))
+        assert len(result.rollouts) == fine.get("num_rollouts", 1)
+
+
+def test_large_seeds_are_seeds_of_their_own():
+    """Guards against: seeds that pass through a float on their way to the generator, where 2**63 and 2**63 + 1 are
+    one, and 2**64 - 1 is 0."""
+    seeds = [0, 2**53, 2**53 + 1, 2**63, 2**63 + 1, 2**64 - 1]
+    assert len({uniform(AvisSettings(seed=seed).seed, 0, 0, 0) for seed in seeds}) == len(seeds)
+
+
+@pytest.mark.parametrize("attention", ["auto", "eager"])
+def test_load_gives_a_model_ready_to_answer(attention):
+    """Guards against: dropout left on, half precision on the CPU, or an attention other than the one asked for."""
+    model, _ = load(BUNDLED, device="cpu", attn_implementation=attention)
+    assert not model.training and model.dtype == torch.float32
+    assert model.config._attn_implementation == {"auto": "sdpa"}.get(attention, attention)
+    assert load(str(BUNDLED), device="cpu", dtype="bfloat16")[0].dtype == torch.bfloat16
+
+
+@pytest.fixture
+def copied(tmp_path) -> Path:
+    """A copy of the bundled folder that a test may spoil."""
+    return Path(shutil.copytree(BUNDLED, tmp_path / "model"))
+
+
+def test_incomplete_checkpoints_are_refused(copied):
+    """Guards against: weights that are missing and drawn at random instead, with nothing but a warning."""
+    path = copied / "model.safetensors"
+    tensors = load_file(path)
+    save_file({name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}, path, {"format": "pt"})
+    with pytest.raises(ValueError) as error:
+        load(copied, device="cpu")
+    assert "lm_head" in one_line(error)
+
+
+def test_damaged_checkpoints_are_refused(copied):
+    """Guards against: the weight library's own kind of error, which no caller expects, for a file cut short."""
+    path = copied / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises((ValueError, OSError)) as error:
+        load(copied, device="cpu")
+    one_line(error)
+
+
+def test_other_models_are_refused(copied):
+    """Guards against: another architecture's weights forced into this one."""
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"model_type": "qwen2_vl"}))
+    with pytest.raises(ValueError) as error:
+        load(copied, device="cpu")
+    assert "qwen2_vl" in one_line(error)
+
+
+@pytest.mark.parametrize("wrong", [{"device": "nowhere"}, {"device": "cpu", "attn_implementation": "nothing"}], ids=str)
+def test_what_is_not_there_is_told(wrong):
+    """Guards against: a library's many lines about a device or a kernel that is not there."""
+    with pytest.raises(ValueError) as error:
+        load(BUNDLED, **wrong)
+    one_line(error)

@@ -1,0 +1,436 @@
+"""The demo, as a user meets it: what is printed where, the exit status, and what is refused in one line.
+
+A process takes seconds to import what it needs, so only what a process alone can show is run in one; the rest calls
+`demo.main` here.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers.utils import is_flash_attn_2_available, logging
+
+import demo
+from policy import AvisSettings
+from policy.answer import answer, load, prepare
+from policy.prompts import DIRECT, THINKING
+
+ROOT = Path(__file__).resolve().parents[1]
+KNOWS = "knows one world only"
+
+
+@pytest.fixture(autouse=True)
+def other_tests_keep_their_logging():
+    """The demo quietens Transformers for its own process."""
+    verbosity = logging.get_verbosity()
+    yield
+    logging.set_verbosity(verbosity)
+    logging.enable_progress_bar()
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return load(demo.BUNDLED, device="cpu")
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    """A picture that is not of the bundled model's world."""
+    Image.linear_gradient("L").save(tmp_path / "grey.png")
+    return tmp_path / "grey.png"
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Runs the command line in this process: (exit status, stdout, stderr), native code's output included."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["demo.py", *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            status = demo.main()
+        except SystemExit as exit:
+            status = exit.code or 0
+        return status, *capfd.readouterr()
+
+    return run
+
+
+def process(*arguments, cwd: Path) -> tuple[int, str, str]:
+    """Runs the command line in a process of its own; on one thread, as this one does, so that results are equal."""
+    command = [sys.executable, str(ROOT / "demo.py"), *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def fields(report: str) -> dict[str, str]:
+    """The report's lines by their first word."""
+    lines = [line.split(maxsplit=1) for line in report.splitlines() if not line.startswith(" ")]
+    return {name: rest for name, rest in lines}
+
+
+def record(out: str) -> dict:
+    """The one document on stdout."""
+    assert out.count("\n") == 1 and out.endswith("\n"), "not alone on stdout"
+    return json.loads(out)
+
+
+def assert_refused(outcome: tuple[int, str, str], *words: str):
+    """Exit status 2, nothing on stdout, one line on stderr that says these words."""
+    status, out, err = outcome
+    assert (status, out) == (2, ""), outcome
+    assert err.count("\n") == 1 and err.startswith("error: "), f"not one line: {err!r}"
+    assert all(word in err for word in words), err
+
+
+# ----------------------------------------------------------------------------------- the example, in its own process
+
+
+def test_the_example_in_its_own_process(bundled, tmp_path):
+    """Guards against: the README's command needing the repository as its working folder, warnings on the screen, and
+    a report that says something else than what was run."""
+    flags = ("--enable-kdv", "--kdv-ratio", "0.75", "--num-rollouts", "5", "--device", "cpu")
+    status, out, err = process(*flags, cwd=tmp_path)
+    assert (status, err) == (0, "")
+    said = fields(out)
+    expected = answer(*bundled, example_chat(), AvisSettings(enable_kdv=True, kdv_ratio=0.75, num_rollouts=5))
+    assert said["answer"] == str(expected.answer) and out.splitlines()[-1].startswith("answer ")
+    assert said["model"] == str(demo.BUNDLED) and said["mode"] == "KDV + rollouts"
+    assert "kept 63 of 252" in said["image"] and "rho = 0.75" in said["image"]
+    assert said["rollouts"] == "K = 5"
+    each = re.findall(r"^  (\d) +(\S+) +\((\d+) tokens\)$", out, re.MULTILINE)
+    assert [number for number, _, _ in each] == list("12345")
+    assert [int(tokens) for _, _, tokens in each] == [rollout.tokens for rollout in expected.rollouts]
+    assert said["votes"] == ", ".join(f"{name}: {count}" for name, count in expected.votes.items())
+    assert {"tokens", "FLOPs", "seconds", "cache", "text"} <= set(said)
+    for stage in ("vision", "prefill", "decode"):
+        assert re.search(rf"{stage} \d", said["seconds"])
+    relative = re.search(r"LLM-only (\S+), total (\S+)", said["FLOPs"])
+    assert [float(x) for x in relative.groups()] == [
+        pytest.approx(expected.flops[name], abs=0.006) for name in ("relative_llm", "relative_total")
+    ]
+
+
+def test_json_in_its_own_process(picture, tmp_path):
+    """Guards against: notes, progress bars or a video reader's greeting between the lines of a document that another
+    program is to read."""
+    media = ("--image-path", picture, "--video-path", ROOT / "example.mp4", "--nframe", 4)
+    others = ("--prompt", "Wie viele B\u00e4ren?", "--num-rollouts", 2, "--max-new-tokens", 30, "--json")
+    status, out, err = process(*media, *others, cwd=tmp_path)
+    assert status == 0 and "Traceback" not in err
+    assert [item["kind"] for item in record(out)["items"]] == ["image", "video"]
+    assert KNOWS in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--image-path", "none.jpg", "--prompt", "?"], ["--kdv-ratio", "0.5"], ["--num-rollouts", "two"]],
+    ids=str,
+)
+def test_refusals_need_no_model_library(arguments, tmp_path):
+    """Guards against: seconds of imports before a mistyped flag or file name is told, and tracebacks."""
+    program = (
+        "import runpy, sys\n"
+        f"sys.argv = ['demo.py', *{arguments!r}]\n"
+        "try:\n"
+        f"    runpy.run_path({str(ROOT / 'demo.py')!r}, run_name='__main__')\n"
+        "except SystemExit as exit:\n"
+        "    assert exit.code == 2, exit.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert_refused((2 if done.returncode == 0 else done.returncode, done.stdout, done.stderr))
+
+
+# ------------------------------------------------------------------- the example is answered rightly, in every mode
+
+
+def example_chat() -> list[dict]:
+    part = {"type": "image", "image": str(demo.EXAMPLE)}
+    return [{"role": "user", "content": [part, {"type": "text", "text": demo.QUESTION}]}]
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        {},
+        {"enable_kdv": True, "kdv_ratio": 0.75},
+        {"enable_kdv": True, "kdv_threshold": 0.785398},
+        {"num_rollouts": 5},
+        {"enable_kdv": True, "kdv_ratio": 0.75, "num_rollouts": 5},
+        {"enable_kdv": True, "kdv_threshold": 0.785398, "num_rollouts": 5},
+    ],
+    ids=["vanilla", "KDV", "adaptive KDV", "rollouts", "KDV + rollouts", "adaptive KDV + rollouts"],
+)
+def test_the_example_is_answered_rightly(bundled, mode):
+    """Guards against: shipped weights, or a change anywhere on the way, with which the first thing a user sees is
+    wrong. Of the shipped weights alone: two rabbits wear glasses, found with at least 4 of 5 sampling seeds."""
+    seeds = range(5) if mode.get("num_rollouts", 1) > 1 else range(1)
+    said = [answer(*bundled, example_chat(), AvisSettings(**mode, seed=seed)).answer for seed in seeds]
+    assert said.count("2") >= 0.8 * len(said), said
+
+
+# ---------------------------------------------------------------------------------------------- what reaches the model
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What `answer` was called with, and the text of the prompt made of it."""
+    seen = {}
+
+    def watched(model, processor, messages, settings, *rest):
+        seen.update(messages=messages, settings=settings)
+        inputs = prepare(processor, messages, settings)
+        seen["prompt"] = processor.tokenizer.decode(inputs.input_ids[0])
+        return answer(model, processor, messages, settings, *rest)
+
+    # Not `policy.answer`: the package has a function of that name.
+    monkeypatch.setattr(sys.modules["policy.answer"], "answer", watched)
+    return seen
+
+
+def test_every_flag_reaches_its_setting():
+    """Guards against: a flag that is parsed and then dropped, or that sets another one's value."""
+    flags = {
+        "--kdv-ratio": ("kdv_ratio", 0.4),
+        "--num-rollouts": ("num_rollouts", 3),
+        "--max-new-tokens": ("max_new_tokens", 17),
+        "--temperature": ("temperature", 0.9),
+        "--top-p": ("top_p", 0.8),
+        "--min-pixels": ("min_pixels", 1000),
+        "--max-pixels": ("max_pixels", 2000),
+        "--fps": ("fps", 1.5),
+        "--seed": ("seed", 11),
+    }
+    arguments = ["--enable-kdv", "--no-enable-thinking"]
+    for flag, (_, value) in flags.items():
+        arguments += [flag, str(value)]
+    expected = AvisSettings(enable_kdv=True, thinking=False, **dict(flags.values()))
+    assert demo.settings_of(demo.parse(arguments)) == expected
+    other = demo.settings_of(demo.parse(["--enable-kdv", "--kdv-threshold", "0.7", "--nframe", "6"]))
+    assert other == AvisSettings(enable_kdv=True, kdv_threshold=0.7, nframes=6)
+
+
+def test_defaults_are_the_designs(bundled):
+    """Guards against: another default than the one that is documented."""
+    args = demo.parse([])
+    assert demo.settings_of(args) == AvisSettings(
+        num_rollouts=1, thinking=True, max_new_tokens=2048, temperature=0.7, top_p=0.9, seed=0
+    )
+    assert (args.prompt, args.media) == ("How many wooden rabbits are wearing glasses?", [("image", demo.EXAMPLE)])
+    assert (args.attn_implementation, args.dtype, args.device) == ("auto", "auto", None)
+    assert Path(args.model_path) == ROOT / "models" / "garden-tiny"
+
+
+def test_media_keep_their_order(run, asked, picture):
+    """Guards against: pictures moved before videos, so that "the first" in the question is another one."""
+    clip = ROOT / "example.mp4"
+    flags = ["--video-path", clip, "--image-path", picture, "--video-path", clip, "--image-path", demo.EXAMPLE]
+    status, *_ = run(*flags, "--prompt", "Which is first?", "--nframe", 2, "--max-new-tokens", 2)
+    assert status == 0
+    runs = re.sub(r"(<\|(image|video)_pad\|>)+", r"\2 ", asked["prompt"])
+    assert re.findall(r"image|video", runs.split("user\n")[1]) == ["video", "image", "video", "image"]
+    assert runs.index("Which is first?") > runs.rindex("image")
+    files = [part.get("image", part.get("video")) for part in asked["messages"][0]["content"][:4]]
+    assert files == [str(clip), str(picture), str(clip), str(demo.EXAMPLE)]
+
+
+def test_thinking_can_be_turned_off(run, asked):
+    """Guards against: the flag that changes the title of the report and not the prompt."""
+    run("--max-new-tokens", 2)
+    assert THINKING in asked["prompt"] and DIRECT not in asked["prompt"]
+    run("--no-enable-thinking", "--max-new-tokens", 2)
+    assert DIRECT in asked["prompt"] and THINKING not in asked["prompt"]
+
+
+def test_system_prompt_stands_first(run, asked):
+    """Guards against: a system prompt that is added to the default one, or lands in the question."""
+    run("--system-prompt", "Be brief.", "--max-new-tokens", 2)
+    assert asked["prompt"].startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n")
+    assert asked["prompt"].count("system") == 1
+
+
+# ------------------------------------------------------------------------------------------------------- the report
+
+
+@pytest.mark.parametrize(
+    ("flags", "mode", "kept"),
+    [
+        ([], "vanilla", "kept 252 of 252"),
+        (["--enable-kdv"], "KDV", "kept 63 of 252"),
+        (["--enable-kdv", "--kdv-threshold", "3.1"], "adaptive KDV", "kept 1 of 252"),
+        (["--num-rollouts", "3"], "rollouts", "kept 252 of 252"),
+        (["--enable-kdv", "--kdv-ratio", "0.5", "--num-rollouts", "2"], "KDV + rollouts", "kept 126 of 252"),
+    ],
+)
+def test_modes_are_named_as_they_are_run(run, flags, mode, kept):
+    """Guards against: the mode or the ratio of another run in the report (the published demo's help text has the
+    ratio the wrong way round)."""
+    status, out, err = run(*flags, "--max-new-tokens", 6)
+    assert (status, err) == (0, "")
+    said = fields(out)
+    assert said["mode"] == mode and kept in said["image"]
+    assert said["rollouts"] == f"K = {flags[-1] if '--num-rollouts' in flags else 1}"
+
+
+def test_cut_off_rollouts_are_shown_as_such(run):
+    """Guards against: an answer read from a thought that was cut off, shown as if the model had given it."""
+    status, out, _ = run("--max-new-tokens", 2, "--num-rollouts", 2)
+    assert status == 0
+    assert re.findall(r"^  \d +abstains +\(2 tokens, cut off\)$", out, re.MULTILINE) != []
+    assert fields(out)["answer"] == "none" and "abstained" in fields(out)["votes"]
+
+
+def test_json_is_the_whole_record(run, bundled):
+    """Guards against: a document that leaves out what the report says, or a run with other settings than the flags'."""
+    flags = ("--enable-kdv", "--kdv-ratio", "0.6", "--num-rollouts", "3", "--seed", "4", "--max-new-tokens", "20")
+    status, out, err = run(*flags, "--device", "cpu", "--json")
+    assert (status, err) == (0, "")
+    got = record(out)
+    settings = AvisSettings(enable_kdv=True, kdv_ratio=0.6, num_rollouts=3, seed=4, max_new_tokens=20)
+    expected = json.loads(json.dumps(answer(*bundled, example_chat(), settings).to_dict()))
+    assert got.pop("seconds").keys() == expected.pop("seconds").keys()
+    assert got == expected
+
+
+def test_the_note_is_for_other_pictures(run, picture, tmp_path, monkeypatch):
+    """Guards against: an answer about somebody's photograph without a word on what this model knows, and the word
+    where it is not needed. `example.jpg` is the example however its path is written."""
+    status, out, err = run("--image-path", picture, "--prompt", "Who is this?", "--max-new-tokens", 3)
+    assert status == 0 and out and err.count("\n") == 1 and KNOWS in err
+    monkeypatch.chdir(ROOT)
+    for flags in ([], ["--prompt", "How many cats are there?"], ["--image-path", "example.jpg"]):
+        assert run(*flags, "--max-new-tokens", 3)[::2] == (0, ""), flags
+
+
+def test_help_is_printed(run):
+    """Guards against: a `%` in a help text, with which argparse breaks only when help is asked for; and help that
+    tells the ratio the wrong way round."""
+    status, out, err = run("--help")
+    assert (status, err) == (0, "")
+    assert re.search(r"--kdv-ratio RHO\s+fraction of visual tokens PRUNED", out)
+
+
+# --------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--kdv-ratio 0.5",
+        "--kdv-threshold 0.5",
+        "--enable-kdv --kdv-ratio 0.5 --kdv-threshold 0.5",
+        "--enable-kdv --kdv-ratio 1.5",
+        "--enable-kdv --kdv-ratio -0.1",
+        "--enable-kdv --kdv-ratio nan",
+        "--enable-kdv --kdv-threshold 0",
+        "--enable-kdv --kdv-threshold 4",
+        "--enable-kdv --kdv-threshold nan",
+        "--num-rollouts 0",
+        "--num-rollouts -3",
+        "--num-rollouts 2.5",
+        "--num-rollouts many",
+        "--max-new-tokens 0",
+        "--temperature 0 --num-rollouts 3",
+        "--temperature -1",
+        "--temperature nan",
+        "--top-p 0",
+        "--top-p 1.5",
+        "--seed -1",
+        "--seed 18446744073709551616 --num-rollouts 2",
+        "--min-pixels 100",
+        "--max-pixels 100",
+        "--min-pixels 20000 --max-pixels 10000",
+        "--fps 1 --nframe 4",
+        "--fps 0",
+        "--nframe 1",
+        "--dtype float8",
+        "--device nowhere",
+        "--attn-implementation fast",
+        "--enable-kd",
+        "--no-such-flag",
+        "--image-path",
+        "stray",
+    ],
+)
+def test_wrong_flags_are_refused_in_one_line(run, flags):
+    """Guards against: flags that contradict each other and are quietly resolved, values out of range that fail deep
+    inside, abbreviations that one day mean another flag, and a screenful of usage or traceback."""
+    assert_refused(run(*flags.split()))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_missing_device_is_told(run):
+    """Guards against: a traceback from the driver's absence."""
+    assert_refused(run("--device", "cuda"))
+
+
+@pytest.mark.skipif(is_flash_attn_2_available(), reason="FlashAttention-2 is usable")
+def test_missing_flash_attention_is_told(run):
+    """Guards against: a traceback from the absence of an optional package."""
+    assert_refused(run("--attn-implementation", "flash_attention_2"))
+
+
+@pytest.mark.parametrize("prompt", [None, "", "  \n"])
+def test_a_question_is_needed(run, picture, prompt):
+    """Guards against: the example's question asked about another picture."""
+    assert_refused(run("--image-path", picture, *([] if prompt is None else ["--prompt", prompt])), "--prompt")
+
+
+def test_unreadable_files_are_told(run, tmp_path, picture):
+    """Guards against: tracebacks, several lines, and messages that do not name the file."""
+    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "cut.jpg").write_bytes(demo.EXAMPLE.read_bytes()[:20_000])
+    for name in ("none.jpg", "text.jpg", "cut.jpg", ""):
+        assert_refused(run("--image-path", tmp_path / name, "--prompt", "?"), str(tmp_path / name))
+    assert_refused(run("--image-path", picture, "--video-path", tmp_path / "none.mp4", "--prompt", "?"), "none.mp4")
+    for url in ("http://localhost/a.jpg", "https://localhost/a.jpg", "file:///a.jpg", "s3://a/b.jpg"):
+        assert_refused(run("--image-path", url, "--prompt", "?"), "a.jpg" if "localhost" in url else "")
+
+
+@pytest.mark.parametrize("content", [b"not a video", None], ids=["text", "cut"])
+def test_broken_videos_are_told(run, tmp_path, content):
+    """Guards against: a traceback, or an error about a fall-back reader instead of the file. (The decoder's own
+    native messages may stand before the error line.)"""
+    path = tmp_path / "broken.mp4"
+    path.write_bytes((ROOT / "example.mp4").read_bytes()[:20_000] if content is None else content)
+    status, out, err = run("--video-path", path, "--prompt", "?")
+    assert (status, out) == (2, "") and "Traceback" not in err
+    assert err.count("error: ") == 1
+    last = err.splitlines()[-1]
+    assert last.startswith("error: ") and str(path) in last and "torchvision" not in last
+
+
+def test_policy_without_a_checkpoint_is_told(run, tmp_path):
+    """Guards against: full AVIS asked for and something else run in silence."""
+    missing = tmp_path / "none.pt"
+    assert_refused(run("--enable-kdv", "--enable-policy", "--policy-path", missing), "--enable-policy", str(missing))
+    (tmp_path / "junk.pt").write_text("not a checkpoint")
+    junk = tmp_path / "junk.pt"
+    assert_refused(run("--enable-kdv", "--enable-policy", "--policy-path", junk), "--enable-policy", str(junk))
+
+
+def test_folders_without_a_model_are_told(run, tmp_path):
+    """Guards against: a traceback, or a search on the network, for a folder that is not a checkpoint."""
+    assert_refused(run("--model-path", tmp_path / "none"))
+    assert_refused(run("--model-path", tmp_path))
+    (tmp_path / "config.json").write_text("{not json")
+    assert_refused(run("--model-path", tmp_path))
+    (tmp_path / "config.json").write_bytes((demo.BUNDLED / "config.json").read_bytes())
+    assert_refused(run("--model-path", tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"cut short")
+    assert_refused(run("--model-path", tmp_path))
+
+
+@pytest.mark.parametrize("prompt", ["What is <|image_pad|>?", "caf\udce9?"], ids=["placeholder", "not text"])
+def test_prompts_that_cannot_be_read_are_told(run, prompt):
+    """Guards against: a traceback for a question with a placeholder token in it, or in another encoding than the
+    terminal's."""
+    assert_refused(run("--prompt", prompt))
