@@ -1,9 +1,9 @@
 """Trains the bundled model from nothing: one command, resumable, seeded.
 
-Three stages. *see*: the vision tower alone learns what each merged visual token shows (kind, wear, and place in
-reading order of the animal under it), which end-to-end training from scratch does not find in CPU time. *speak*: the
-whole model learns to answer on small pictures, the first stage's targets kept as a small auxiliary loss. *grow*: the
-same on pictures up to full size, with the learning rate going to zero. No visual token is ever dropped in training::
+Stages. *see*: the vision tower alone learns what each merged visual token shows (kind, wear, and place in reading order
+of the animal under it), so that language training does not start blind. *speak*: the whole model learns to answer on
+small pictures, the first stage's targets kept as a small auxiliary loss. *grow* and *ripen*: the same on pictures up to
+full size, each with the learning rate going to zero. No visual token is ever dropped in training::
 
     python -m garden.train --preset cpu --out models/garden-tiny
 """
@@ -375,7 +375,7 @@ class Trainer:
 def work(rank: int, args: argparse.Namespace, run: Path) -> None:
     """One training process: `rank` of `args.processes`."""
     if args.device == "cpu":
-        torch.set_num_threads(1)  # small matrices: a process a core is about twice as fast as a thread a core
+        torch.set_num_threads(1)  # small matrices: processes use two cores, threads hardly do
     if args.processes > 1:
         torch.distributed.init_process_group(
             "gloo", init_method=f"file://{run.resolve()}/rendezvous", rank=rank, world_size=args.processes
