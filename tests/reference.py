@@ -6,6 +6,7 @@ row is what `tiny.prompt` returns.
 
 import tiny
 import torch
+from transformers import DynamicCache
 
 
 def scores(keys: torch.Tensor) -> torch.Tensor:
@@ -181,3 +182,27 @@ def logits(model, row: dict, kept_indices: list[list[int]], generated: torch.Ten
         inputs_embeds=embeds[None], position_ids=where[:, None], use_cache=False
     ).last_hidden_state[0]
     return model.lm_head(hidden[len(columns) - 1 :])
+
+
+@torch.no_grad()
+def copied_rollout_logits(model, prefill, tokens: list[tuple[int, ...]]) -> list[torch.Tensor]:
+    """Next-token logits after each token but the last of each rollout, one (len - 1, vocab) per rollout.
+
+    The prompt's cache is copied for each of the K rows and grows by one concatenation a step, under the model's own
+    attention; nobody leaves the batch: short rollouts go on with padding, whose logits are left out.
+    """
+    cache = DynamicCache()
+    for number, layer in enumerate(prefill.cache.layers):
+        cache.update(layer.keys.repeat(len(tokens), 1, 1, 1), layer.values.repeat(len(tokens), 1, 1, 1), number)
+    steps = max(map(len, tokens)) - 1
+    fed = torch.tensor([(list(row) + [tiny.PAD] * steps)[:steps] for row in tokens])
+    found = []
+    for step in range(steps):
+        where = prefill.input_ids.shape[1] + step + prefill.rope_delta
+        hidden = model.model.language_model(
+            input_ids=fed[:, step : step + 1],
+            position_ids=torch.full((3, len(tokens), 1), where),
+            past_key_values=cache,
+        ).last_hidden_state[:, -1]
+        found.append(model.lm_head(hidden))
+    return [torch.stack(found)[: len(row) - 1, i] for i, row in enumerate(tokens)]

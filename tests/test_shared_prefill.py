@@ -3,8 +3,13 @@
 import copy
 
 import pytest
+import reference
 import tiny
 import torch
+from invariants import assert_same_logits
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import DynamicCache
+from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as modeling
 from transformers.models.qwen2_5_vl import shared_prefill
 
 KINDS = [kind for kind in tiny.PROMPTS if kind != "mixed_batch"]
@@ -79,8 +84,8 @@ def test_seed_item_rollout_and_step_all_matter():
 def test_sampling_inverts_the_cdf():
     """Bug guarded: off-by-one in the inversion, which would pick tokens of probability zero."""
     scores = torch.tensor([[0.0, float("-inf"), 0.0, float("-inf")]])
-    picked = [shared_prefill._invert(scores, [u]).item() for u in (0.0, 0.25, 0.499, 0.5, 0.75, 1 - 2**-53)]
-    assert picked == [0, 0, 0, 2, 2, 2]
+    uniforms = torch.tensor([0.0, 0.25, 0.499, 0.5, 0.75, 1 - 2**-53], dtype=torch.double)
+    assert shared_prefill._invert(scores.expand(6, -1), uniforms).tolist() == [0, 0, 0, 2, 2, 2]
 
 
 def test_first_tokens_differ_across_rollouts(tiny_model):
@@ -111,6 +116,130 @@ def test_rollouts_leave_the_prefill_unchanged(tiny_model):
     for (keys, values), layer in zip(before, prefill.cache.layers, strict=True):
         assert torch.equal(keys, layer.keys) and torch.equal(values, layer.values)
     assert tiny_model.rollout(prefill, 3, seed=1, **SAMPLED).tokens == first.tokens
+
+
+def rollout_with_logits(model, prefill, count, **settings):
+    """Rollouts, and per rollout the logits after each token but its last, as `reference.copied_rollout_logits`."""
+    steps = []
+    hook = model.lm_head.register_forward_hook(lambda module, args, output: steps.append(output))
+    try:
+        rollouts = model.rollout(prefill, count, **settings)
+    finally:
+        hook.remove()
+    logits = [[] for _ in range(count)]
+    for step, rows in enumerate(steps):
+        going = [i for i, tokens in enumerate(rollouts.tokens) if len(tokens) > step + 1]
+        assert len(going) == len(rows), "a finished row is decoded on, or an unfinished one is not"
+        for i, row in zip(going, rows):
+            logits[i].append(row)
+    return rollouts, [torch.stack(rows) for rows in logits]
+
+
+@pytest.mark.parametrize("leaving", [False, True], ids=["all_stay", "rows_leave"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_shared_prefix_equals_copied_prefix(monkeypatch, attention, leaving):
+    """Bug guarded: the rows' own tokens and the prompt are normalised apart, query heads meet another head's keys, rows
+    are mixed up when one leaves, or a buffer loses tokens when it grows (here every 5 steps)."""
+    monkeypatch.setattr(shared_prefill, "BLOCK", 5)
+    model = tiny.build_model(attn_implementation=attention)
+    prefill = model.prefill(**tiny.video_then_image_prompt(), enable_kdv=True, kdv_ratio=0.5)
+    settings = {"max_new_tokens": 18, "temperature": 1.0, "top_p": 1.0, "seed": 4}
+    if leaving:
+        free = model.rollout(prefill, 5, **settings).tokens
+        model.generation_config.eos_token_id = [free[1][2], free[3][7]]
+    rollouts, logits = rollout_with_logits(model, prefill, 5, **settings)
+    lengths = {len(tokens) for tokens in rollouts.tokens}
+    assert (len(lengths) > 1) == leaving and max(lengths) > 11
+    for got, want in zip(logits, reference.copied_rollout_logits(model, prefill, rollouts.tokens), strict=True):
+        assert_same_logits(got, want, "the softmax over prompt and own tokens", atol=2e-5)
+
+
+def test_block_size_changes_nothing(tiny_model, monkeypatch):
+    """Bug guarded: random numbers drawn ahead for a block of steps belong to other steps or rows than they should."""
+    prefill = tiny_model.prefill(**tiny.image_prompt())
+    expected = tiny_model.rollout(prefill, 3, seed=6, **SAMPLED).tokens
+    monkeypatch.setattr(shared_prefill, "BLOCK", 5)
+    assert tiny_model.rollout(prefill, 3, seed=6, **SAMPLED).tokens == expected
+
+
+def storage_bytes(cache) -> int:
+    """Bytes of all memory that a rollout's cache keeps alive, each piece once."""
+    tensors = [x for layer in cache.layers for x in vars(layer).values() if isinstance(x, torch.Tensor)]
+    return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
+
+
+def test_seven_rollouts_hold_the_prompt_once(tiny_model):
+    """Bug guarded: K copies of the prompt's keys and values, which is most of the memory that K rollouts take."""
+    prefill = tiny_model.prefill(**tiny.prompt(4096))
+    prompt = {x.data_ptr() for layer in prefill.cache.layers for x in (layer.keys, layer.values)}
+    held, reported = {}, {}
+
+    def look(module, args, kwargs, output):
+        cache = kwargs["past_key_values"]
+        assert {x.data_ptr() for layer in cache.layers for x in (layer.prefix_keys, layer.prefix_values)} == prompt
+        held[count] = max(held.get(count, 0), storage_bytes(cache))
+
+    hook = tiny_model.language_model.register_forward_hook(look, with_kwargs=True)
+    try:
+        for count in (1, 7):
+            reported[count] = tiny_model.rollout(prefill, count, max_new_tokens=128).cache_bytes
+    finally:
+        hook.remove()
+    text = tiny_model.config.text_config
+    per_token = 2 * 4 * text.num_hidden_layers * text.num_key_value_heads * 16
+    assert reported == held == {1: per_token * (4096 + 127), 7: per_token * (4096 + 7 * 127)}
+    assert reported[7] <= 1.25 * reported[1]
+
+
+def test_decoding_needs_no_configured_attention(tiny_model, monkeypatch):
+    """Bug guarded: a kernel that cannot see two caches (FlashAttention-2) is handed the rows' own tokens alone."""
+    prefill = tiny_model.prefill(**tiny.image_prompt())
+    expected = tiny_model.rollout(prefill, 2, **SAMPLED).tokens
+    monkeypatch.setitem(modeling.ALL_ATTENTION_FUNCTIONS, "sdpa", None)
+    assert tiny_model.rollout(prefill, 2, **SAMPLED).tokens == expected
+
+
+class CountReads(TorchDispatchMode):
+    """Counts what makes the host wait for a device: values read, and data that goes to tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.reads = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.reads += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.lift_fresh.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_a_step_waits_for_the_device_once(tiny_model, monkeypatch, temperature):
+    """Bug guarded: hidden synchronisation in the decode loop, for random numbers, positions or a check for NaN."""
+    prefill = tiny_model.prefill(**tiny.image_prompt())
+    lists = []
+    to_list = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: lists.append(1) or to_list(self))
+
+    def waits(new_tokens):
+        lists.clear()
+        with CountReads() as counter:
+            tiny_model.rollout(prefill, 3, max_new_tokens=new_tokens, temperature=temperature)
+        return len(lists), counter.reads
+
+    few, many = waits(4), waits(24)
+    assert many[0] - few[0] == 20
+    assert many[1] == few[1]
+
+
+def test_sliding_windows_are_refused(tiny_model):
+    """Bug guarded: rows that attend to more of the prompt than their model was made for."""
+    prefill = tiny_model.prefill(**tiny.text_prompt())
+    text = copy.deepcopy(tiny_model.config.text_config)
+    text.sliding_window, text.layer_types = 8, ["full_attention", "sliding_attention", "full_attention"]
+    cache = DynamicCache(config=text)
+    for number, layer in enumerate(prefill.cache.layers):
+        cache.update(layer.keys, layer.values, number)
+    with pytest.raises(ValueError, match="sliding"):
+        tiny_model.rollout(shared_prefill.Prefill(**{**vars(prefill), "cache": cache}), 2)
 
 
 def test_encoded_items_can_be_reused(tiny_model, calls):

@@ -1,7 +1,8 @@
 """K rollouts from one prefill: the image is encoded once and the prompt read once, whatever K is.
 
 Self-consistency (Wang et al. 2022) samples K answers to one prompt. `generate(num_return_sequences=K)` encodes the
-image and reads the prompt K times; here a `Prefill` is made at batch size 1 and K rows start from its cache::
+image and reads the prompt K times; here a `Prefill` is made at batch size 1 and K rows start from its cache, which they
+all attend to where it is (`SharedPrefixCache`)::
 
     prefill = model.prefill(**inputs, enable_kdv=True, kdv_ratio=0.75)
     rollouts = model.rollout(prefill, 5, max_new_tokens=512, seed=0)
@@ -11,16 +12,18 @@ Each stage emits one frozen record; nothing is kept on the model, and a `Prefill
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
 import numpy as np
 import torch
 
-from ...cache_utils import Cache, DynamicCache
+from ...cache_utils import Cache, DynamicCache, DynamicLayer
 from ...generation import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from .key_diversity import VisualItem
+
+# Steps of a rollout that are provided for at a time: room in the rows' caches, and random numbers.
+BLOCK = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +62,8 @@ class Rollouts:
     """What K rollouts wrote.
 
     tokens: per rollout its new tokens, the end token included. finished: per rollout whether it ended by itself
-    (False: cut off). cache_bytes: the largest size that the decoding cache took. seconds: of decoding.
+    (False: cut off). cache_bytes: the largest size that the decoding cache took, the prompt's part counted once.
+    seconds: of decoding.
     """
 
     tokens: tuple[tuple[int, ...], ...]
@@ -68,9 +72,80 @@ class Rollouts:
     seconds: float
 
 
-def cache_bytes(cache: Cache) -> int:
-    """Bytes that a cache's keys and values take."""
-    return sum(x.numel() * x.element_size() for layer in cache.layers for x in (layer.keys, layer.values))
+class _SharedPrefixLayer(DynamicLayer):
+    """One layer: the prompt's keys and values once `(1, heads, P, d)`, and each row's own `(rows, heads, room, d)`."""
+
+    def __init__(self, prefix_keys: torch.Tensor, prefix_values: torch.Tensor, rows: int, limit: int):
+        super().__init__()
+        self.prefix_keys, self.prefix_values = prefix_keys, prefix_values
+        self.length, self.limit = 0, limit
+        self.keys, self.values = (self._empty(x, rows, 0) for x in (prefix_keys, prefix_values))
+        self.is_initialized = True
+
+    @staticmethod
+    def _empty(like: torch.Tensor, rows: int, room: int) -> torch.Tensor:
+        return like.new_empty(rows, like.shape[1], room, like.shape[3])
+
+    def update(self, key_states, value_states, cache_kwargs=None):
+        """Takes one token of each row, `(rows, heads, 1, d)`; returns what the rows have of their own by now."""
+        if self.length == self.keys.shape[2]:
+            more = min(BLOCK, self.limit - self.length)
+            self.keys, self.values = (
+                torch.cat([x, self._empty(x, len(x), more)], dim=2) for x in (self.keys, self.values)
+            )
+        for states, new in ((self.keys, key_states), (self.values, value_states)):
+            states[:, :, self.length : self.length + 1] = new
+        self.length += 1
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def get_seq_length(self) -> int:
+        return self.prefix_keys.shape[2] + self.length
+
+
+class SharedPrefixCache(Cache):
+    """The cache of rows that continue one prompt, one token at a time: the prompt's keys and values are neither copied
+    nor repeated. The language model's attention calls `attend` instead of the configured implementation.
+
+    prefix: the prompt's cache, batch size 1, read only. rows: how many rows start. limit: tokens of a row at most.
+    """
+
+    def __init__(self, prefix: DynamicCache, rows: int, limit: int):
+        super().__init__(layers=[_SharedPrefixLayer(layer.keys, layer.values, rows, limit) for layer in prefix.layers])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that keys and values take, the rows' unused room included."""
+        return sum(
+            x.numel() * x.element_size()
+            for layer in self.layers
+            for x in (layer.prefix_keys, layer.prefix_values, layer.keys, layer.values)
+        )
+
+    def attend(self, module, query, key, value, attention_mask=None, *, scaling: float, **kwargs):
+        """An attention function as Transformers' own: one softmax over the prompt and a row's own tokens.
+
+        Query heads that share keys are more queries to the same keys; and since all rows share the prompt, so are the
+        rows there (Hydragen, Juravsky et al. 2024). All of this is visible to every row, so no mask is looked at.
+
+        Args:
+            module: the attention layer. scaling: of the scores.
+            query: `(rows, heads, 1, d)`. key, value: `(rows, key heads, n, d)`, what `update` returned.
+
+        Returns:
+            `(rows, 1, heads, d)`, and None for the weights.
+        """
+        layer = self.layers[module.layer_idx]
+        rows, heads, _, width = query.shape
+        key_heads, prefix_length = layer.prefix_keys.shape[1:3]
+        query = query.view(rows, key_heads, -1, width)
+        folded = query.transpose(0, 1).reshape(key_heads, -1, width)
+        scores = (folded @ layer.prefix_keys[0].transpose(1, 2)).view(key_heads, rows, -1, prefix_length)
+        scores = torch.cat([scores, (query @ key.transpose(2, 3)).transpose(0, 1)], dim=-1) * scaling
+        weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+        from_prefix = weights[..., :prefix_length].flatten(1, 2) @ layer.prefix_values[0]
+        from_own = weights[..., prefix_length:].transpose(0, 1) @ value
+        output = from_prefix.view(key_heads, rows, -1, width).transpose(0, 1) + from_own
+        return output.reshape(rows, 1, heads, width), None
 
 
 def _clock(device: torch.device) -> float:
@@ -164,13 +239,15 @@ def uniform(seed: int, item: int, rollout: int, step: int) -> float:
     return (int(bits) >> 11) * 2.0**-53
 
 
-def _invert(scores: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor:
-    """The tokens `(K,)` at which the cumulative probability of each row of scores `(K, V)` passes its uniform."""
+def _invert(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """The tokens `(K,)` at which the cumulative probability of each row of scores `(K, V)` passes its uniform `(K,)`.
+
+    -1 where scores are not finite: to raise here would make the host wait for the device once more.
+    """
     cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
-    if cumulative[:, -1].isnan().any():
-        raise ValueError("the model's logits are not finite: use another dtype, or a temperature further from 0")
-    targets = torch.tensor(uniforms, dtype=torch.double, device=scores.device)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, targets, right=True).squeeze(1).clamp(max=scores.shape[1] - 1)
+    total = cumulative[:, -1:]
+    tokens = torch.searchsorted(cumulative, uniforms[:, None] * total, right=True).clamp(max=scores.shape[1] - 1)
+    return tokens.masked_fill(total.isnan(), -1).squeeze(1)
 
 
 def _host(model, prompt_length: int, max_new_tokens: int, temperature: float, top_p: float, device):
@@ -218,7 +295,8 @@ def rollout(
         seed, item: whole numbers from 0, of 64 bits; the item is the query's number in its set.
 
     Returns:
-        `Rollouts`. Raises ValueError for values out of range.
+        `Rollouts`. Raises ValueError for values out of range, for logits that are not finite, and for a model with
+        sliding-window attention.
     """
     if num_rollouts < 1 or max_new_tokens < 1:
         raise ValueError(f"num_rollouts and max_new_tokens are at least 1, got {num_rollouts} and {max_new_tokens}")
@@ -226,29 +304,35 @@ def rollout(
         raise ValueError(f"temperature is finite from 0 and top_p in (0, 1], got {temperature} and {top_p}")
     if min(seed, item) < 0 or max(seed, item) >= 2**64:
         raise ValueError(f"seed and item are whole numbers from 0 to 2**64 - 1, got {seed} and {item}")
+    if any(prefill.cache.is_sliding):
+        raise ValueError("rollouts attend to the whole prompt; the model has layers with sliding-window attention")
     device = prefill.input_ids.device
     start = _clock(device)
     processors, criteria, ends = _host(model, prefill.prompt_length, max_new_tokens, temperature, top_p, device)
-    cache = DynamicCache(config=model.config.get_text_config())
-    for number, layer in enumerate(prefill.cache.layers):
-        rows = (num_rollouts, -1, -1, -1)
-        cache.update(layer.keys.expand(rows), layer.values.expand(rows), number)
+    cache = SharedPrefixCache(prefill.cache, num_rollouts, limit=max_new_tokens - 1)  # the last token is never fed
 
     tokens: list[list[int]] = [[] for _ in range(num_rollouts)]
     finished = [False] * num_rollouts
     active = list(range(num_rollouts))
     ids = prefill.input_ids.expand(num_rollouts, -1)
     logits = prefill.logits.expand(num_rollouts, -1)
-    largest = cache_bytes(cache)
+    largest = cache.nbytes
     for step in range(max_new_tokens):
         scores = processors(ids, logits)
         if temperature:
-            chosen = _invert(scores, [uniform(seed, item, i, step) for i in active])
+            if step % BLOCK == 0:
+                ahead = range(step, min(step + BLOCK, max_new_tokens))
+                drawn = [[uniform(seed, item, i, t) for t in ahead] for i in active]
+                uniforms = torch.tensor(drawn, dtype=torch.double, device=device)
+            chosen = _invert(scores, uniforms[:, step % BLOCK])
         else:
             chosen = scores.argmax(dim=-1)
         ids = torch.cat([ids, chosen[:, None]], dim=1)
-        stopped = criteria(ids, scores).tolist()
-        for i, token, stop in zip(active, chosen.tolist(), stopped):
+        # The stopping check: the one place of a step where the host waits for the device.
+        new, stopped = torch.stack([chosen, criteria(ids, scores).to(chosen.dtype)]).tolist()
+        if min(new) < 0:
+            raise ValueError("the model's logits are not finite: use another dtype, or a temperature further from 0")
+        for i, token, stop in zip(active, new, stopped):
             tokens[i].append(token)
             finished[i] = token in ends  # the length criterion stops rows too, but cuts them off
         going = [row for row, stop in enumerate(stopped) if not stop]
@@ -257,18 +341,20 @@ def rollout(
         if len(going) < len(active):
             rows = torch.tensor(going, device=device)
             ids, chosen = ids[rows], chosen[rows]
+            if temperature:
+                uniforms = uniforms[rows]
             for layer in cache.layers:
                 layer.batch_select_indices(rows.to(layer.keys.device))
             active = [active[row] for row in going]
         position = prefill.prompt_length + step
         outputs = model.model(
             input_ids=chosen[:, None],
+            attention_mask={"full_attention": None},  # nothing is masked, so no mask is built
             position_ids=torch.full((3, len(active), 1), position + prefill.rope_delta, device=device),
             past_key_values=cache,
-            cache_position=torch.tensor([prefill.kept_length + step], device=device),
             use_cache=True,
             return_dict=True,
         )
-        largest = max(largest, cache_bytes(cache))
+        largest = max(largest, cache.nbytes)
         logits = model.lm_head(outputs.last_hidden_state[:, -1]).to(device, torch.float32)
     return Rollouts(tuple(map(tuple, tokens)), tuple(finished), largest, _clock(device) - start)

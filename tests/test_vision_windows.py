@@ -1,0 +1,101 @@
+"""The vision tower with one attention call per window length, against upstream's one call per window."""
+
+import pytest
+import tiny
+import torch
+from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as modeling
+
+# Frames, rows and columns of patches; a window is 4 x 4 patches.
+GRIDS = {
+    "full_windows": [[1, 8, 12]],
+    "ragged": [[1, 10, 14]],
+    "several_images": [[1, 10, 14], [1, 6, 8], [1, 8, 8], [1, 10, 14], [1, 2, 2]],
+    "video": [[5, 6, 10]],
+    "videos": [[3, 8, 4], [2, 6, 10], [1, 8, 4]],
+}
+
+
+@pytest.fixture(scope="module", params=["sdpa", "eager"])
+def model(request):
+    return tiny.build_model(attn_implementation=request.param)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The query shapes `(windows, heads, length, width)` of all attention calls."""
+    shapes = []
+
+    def watch(attention):
+        def watched(module, query, *args, **kwargs):
+            shapes.append(tuple(query.shape))
+            return attention(module, query, *args, **kwargs)
+
+        return watched
+
+    monkeypatch.setattr(modeling, "eager_attention_forward", watch(modeling.eager_attention_forward))
+    monkeypatch.setitem(
+        modeling.ALL_ATTENTION_FUNCTIONS, "sdpa", watch(modeling.ALL_ATTENTION_FUNCTIONS["sdpa"])
+    )
+    return shapes
+
+
+def encode(model, grids, **kwargs):
+    grids = torch.tensor(grids)
+    pixels = torch.randn(int(grids.prod(dim=1).sum()), tiny.PATCH_VALUES, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model.visual(pixels, grid_thw=grids, **kwargs)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_batched_windows_equal_single_windows(model, name):
+    """Bug guarded: windows of one length that are not neighbours are put back in another order, or attend to each
+    other. Bit for bit: on the CPU a window's result does not depend on the windows beside it."""
+    embeds, keys = encode(model, GRIDS[name], return_keys=True)
+    batched_embeds, batched_keys = encode(model, GRIDS[name], return_keys=True, batch_windows=True)
+    assert torch.equal(batched_embeds, embeds)
+    assert torch.equal(batched_keys, keys)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_windows_of_one_length_share_a_call(model, calls, name):
+    """Bug guarded: one call per window and block, which leaves a GPU waiting for the host."""
+    encode(model, GRIDS[name])
+    windows, one_by_one = sorted(shape[2] for shape in calls), len(calls)
+    calls.clear()
+    encode(model, GRIDS[name], batch_windows=True)
+    assert len(calls) < one_by_one
+    assert sorted(length for count, _, length, _ in calls for _ in range(count)) == windows
+    blocks = model.config.vision_config.depth
+    frames = {rows * columns for _, rows, columns in GRIDS[name]}
+    cut = {min(4, rows - top) * min(4, columns - left) for _, rows, columns in GRIDS[name]
+           for top in range(0, rows, 4) for left in range(0, columns, 4)}
+    full = len(model.config.vision_config.fullatt_block_indexes)
+    assert len(calls) == full * len(frames) + (blocks - full) * len(cut)
+
+
+@pytest.mark.parametrize("kdv", [False, True], ids=["full", "kdv"])
+def test_prefill_batches_and_plain_forward_is_upstreams(model, calls, kdv):
+    """Bug guarded: the shared-prefill path loops over windows, or upstream's own path no longer does (the two are the
+    same bits on the CPU only)."""
+    inputs = tiny.two_images_prompt()
+    with torch.no_grad():
+        model(**inputs)
+    text_layers = model.config.text_config.num_hidden_layers
+    plain = calls[:-text_layers]
+    assert {count for count, *_ in plain} == {1}
+    calls.clear()
+    model.prefill(**inputs, enable_kdv=kdv)
+    batched = calls[:-text_layers]
+    assert len(batched) < len(plain)
+    assert sum(count for count, *_ in batched) == len(plain)
+
+
+def test_calls_are_bounded():
+    """Bug guarded: all frames of a long video in one eager call, whose scores do not fit into memory; or a window that
+    is longer than the bound and gets no call at all."""
+    assert modeling._window_calls([4, 4, 2, 4, 2, 4], max_scores=2 * 4**2) == [
+        (4, [0, 4]),
+        (4, [10, 16]),
+        (2, [8, 14]),
+    ]
+    assert modeling._window_calls([3, 3], max_scores=1) == [(3, [0]), (3, [3])]
