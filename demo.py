@@ -4,12 +4,21 @@ Alone it asks the bundled model about the bundled picture::
 
     python demo.py --enable-kdv --kdv-ratio 0.75 --num-rollouts 5
     python demo.py --image-path photo.jpg --prompt "What is on the table?" --model-path Qwen/Qwen2.5-VL-7B-Instruct
+    python demo.py --input questions.jsonl --output answers.jsonl --enable-kdv
 """
 
 import argparse
+import io
 import json
+import os
+import re
 import sys
+import warnings
+from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
+
+from policy.settings import AvisSettings
 
 ROOT = Path(__file__).resolve().parent
 BUNDLED = ROOT / "models" / "garden-tiny"
@@ -56,8 +65,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     add("--device", help="default: cuda when there is one, else cpu")
     add("--json", action="store_true", help="print the whole record as one JSON document")
+    add("--explain", action="store_true", help="print K and the votes as a table")
+    add("--save-kept", type=Path, metavar="OUT.png", help="draw the kept tokens over the picture, and their scores")
+    add("--input", type=Path, metavar="IN", help="many questions: a JSONL file, or a folder of pictures and --prompt")
+    add("--output", type=Path, metavar="OUT.jsonl", help="their answers; the same command goes on where it was stopped")
+    add("--retry-failed", action="store_true", help="ask the questions again whose answers are errors")
     args = parser.parse_args(arguments)
-    if not args.media:
+    args.media = args.media or []
+    if not args.media and args.input is None:
         args.media = [("image", EXAMPLE)]
     if args.prompt is None and is_example(args):
         args.prompt = QUESTION
@@ -69,29 +84,58 @@ def is_example(args: argparse.Namespace) -> bool:
     return [(kind, path.resolve()) for kind, path in args.media] == [("image", EXAMPLE)]
 
 
-def check(args: argparse.Namespace) -> None:
-    """Refuse what can be refused before a model is loaded. Raises ValueError."""
-    if args.prompt is None or not args.prompt.strip():
-        raise ValueError("--prompt is needed: what is asked about the picture?")
-    if not args.enable_kdv and (args.kdv_ratio is not None or args.kdv_threshold is not None):
-        raise ValueError("--kdv-ratio and --kdv-threshold need --enable-kdv")
-    for _, path in args.media:
-        if "://" in str(path) or str(path).startswith(("http:", "https:")):
-            raise ValueError(f"only files are read, not URLs: {path}")
-        if not path.is_file():
-            raise ValueError(f"no such file: {path}")
+def check(args: argparse.Namespace, settings: AvisSettings) -> None:
+    """Refuse what can be refused without torch, which takes seconds to import. Raises ValueError."""
+    # Pillow, NumPy and PyAV: a fraction of a second, which `--help` need not take.
+    from policy.checkpoint import check_model_folder
+    from policy.media import frames, open_clip, read_image, sample_indices
+    from policy.prompts import check_text
+
     if args.enable_policy:
         if not args.policy_path.is_file():
             raise ValueError(f"--enable-policy: no policy checkpoint at {args.policy_path}; choose K by --num-rollouts")
         raise ValueError(f"--enable-policy: {args.policy_path} is not a policy checkpoint that this version can read")
-    if args.model_path == str(BUNDLED) and not (BUNDLED / "config.json").is_file():
-        raise ValueError(f"the bundled model is missing: {BUNDLED}")
+    if args.device and not re.fullmatch(r"(cpu|mps|(cuda|xpu|npu)(:\d{1,3})?)", args.device):
+        raise ValueError(f"unknown device {args.device}: cpu, cuda or cuda:1, for instance")
+    if args.attn_implementation == "flash_attention_2":
+        if find_spec("flash_attn") is None:
+            raise ValueError("flash_attention_2 is not installed: leave --attn-implementation at auto")
+        if args.device == "cpu" or args.dtype == "float32":
+            raise ValueError("flash_attention_2 needs a CUDA device and half precision")
+    if args.input is not None:
+        single = {"--image-path and --video-path": args.media, "--json": args.json, "--explain": args.explain}
+        for flag in (flag for flag, given in {**single, "--save-kept": args.save_kept}.items() if given):
+            raise ValueError(f"{flag} is for one question, not for --input")
+        if args.output is None:
+            raise ValueError("--input needs --output: where do the answers go?")
+        if args.output.resolve() == args.input.resolve():
+            raise ValueError("--input and --output are the same file")
+    elif args.output is not None or args.retry_failed:
+        raise ValueError("--output and --retry-failed need --input")
+    elif args.prompt is None or not args.prompt.strip():
+        raise ValueError("--prompt is needed: what is asked about the picture?")
+    if args.save_kept is not None and not args.enable_kdv:
+        raise ValueError("--save-kept needs --enable-kdv: without it every token is kept")
+    for path in filter(None, (args.save_kept, args.output)):
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder, not a file")
+        if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+            raise ValueError(f"cannot write {path}: no such folder, or not writable")
+    for text in filter(None, (args.prompt, args.system_prompt)):
+        check_text(text)
+    check_model_folder(args.model_path)
+    for kind, path in args.media:
+        if kind == "image":
+            read_image(path)
+        else:
+            clip = open_clip(path)
+            next(frames(clip, sample_indices(clip, settings.fps, settings.nframes)[0]))
 
 
-def settings_of(args: argparse.Namespace):
-    """The flags as `AvisSettings`. Raises ValueError for values out of range."""
-    from policy import AvisSettings
-
+def settings_of(args: argparse.Namespace) -> AvisSettings:
+    """The flags as `AvisSettings`. Raises ValueError for values out of range and flags that need another."""
+    if not args.enable_kdv and (args.kdv_ratio is not None or args.kdv_threshold is not None):
+        raise ValueError("--kdv-ratio and --kdv-threshold need --enable-kdv")
     return AvisSettings(
         enable_kdv=args.enable_kdv,
         kdv_ratio=args.kdv_ratio,
@@ -133,10 +177,10 @@ def report(args: argparse.Namespace, settings, result) -> str:
         lines.append(f"{item.kind} {number}   kept {item.kept} of {item.total} visual tokens (rho = {item.rho:.2f})")
     lines.append(f"rollouts  K = {result.num_rollouts}")
     for number, rollout in enumerate(result.rollouts, start=1):
-        said = "abstains" if rollout.answer is None else rollout.answer
+        said = "abstains" if rollout.answer is None else shown(rollout.answer)
         cut = "" if rollout.finished else ", cut off"
         lines.append(f"  {number}       {said}   ({rollout.tokens} tokens{cut})")
-    votes = ", ".join(f"{answer}: {count}" for answer, count in result.votes.items())
+    votes = ", ".join(f"{shown(answer)}: {count}" for answer, count in result.votes.items())
     flops, seconds = result.flops, result.seconds
     total = flops["vision"] + flops["prefill"] + flops["decode"]
     lines += [
@@ -147,39 +191,127 @@ def report(args: argparse.Namespace, settings, result) -> str:
         f"LLM-only {flops['relative_llm']:.2f}, total {flops['relative_total']:.2f}",
         "seconds   " + ", ".join(f"{stage} {value:.2f}" for stage, value in seconds.items()),
         f"cache     {result.cache_bytes / 2**20:.2f} MiB",
-        f"text      {result.text.strip()}",
-        f"answer    {'none' if result.answer is None else result.answer}",
+        f"text      {shown(result.text)}",
+        f"answer    {'none' if result.answer is None else shown(result.answer)}",
     ]
     return "\n".join(lines)
 
 
-def run(args: argparse.Namespace) -> None:
-    check(args)
-    # Only now the slow imports: a wrong flag or file is told at once.
+def shown(text: str) -> str:
+    """A text without what would move the cursor or change the colours of a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text.strip())
+
+
+def explanation(result) -> str:
+    """K and the votes as a table: votes, normalised answer, the rollouts that gave it."""
+    from policy.vote import majority_vote
+
+    forms = majority_vote([rollout.answer for rollout in result.rollouts]).normalised
+    rows = [("votes", "answer", "rollouts")]
+    for form, count in Counter(forms).most_common():
+        numbers = ", ".join(str(number) for number, other in enumerate(forms, start=1) if other == form)
+        rows.append((str(count), "abstained" if form is None else shown(form), numbers))
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    table = [f"  {votes:<{widths[0]}}  {form:<{widths[1]}}  {numbers}" for votes, form, numbers in rows]
+    return "\n".join([f"K = {result.num_rollouts}", *table])
+
+
+def say(text: str) -> None:
+    """Print a result at once, so that what cannot be written is told as such. Raises OSError."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        raise OSError(f"cannot print the result: {error.strerror}") from None
+
+
+def run(args: argparse.Namespace) -> int:
     settings = settings_of(args)
+    check(args, settings)
+    if args.input is not None:
+        return run_many(args, settings)
+    # Only now the slow imports: a wrong flag or file is told at once.
+    model, processor = loaded(args)
+    from policy.answer import VisualMemory, answer
+
+    memory = VisualMemory() if args.save_kept else None
+    result = answer(model, processor, messages_of(args), settings, memory=memory)
+    table = explanation(result) if args.explain else ""
+    if args.json:
+        say(json.dumps(result.to_dict(), ensure_ascii=False))
+        print(table, end="\n" if table else "", file=sys.stderr)
+    else:
+        say("\n".join(filter(None, (report(args, settings, result), table))))
+    if memory is not None:
+        from policy.kept import draw_kept
+
+        png = io.BytesIO()
+        draw_kept(memory, processor).save(png, "PNG")
+        args.save_kept.write_bytes(png.getvalue())
+    if not is_example(args):
+        tell_limits(model)
+    return 0
+
+
+def run_many(args: argparse.Namespace, settings: AvisSettings) -> int:
+    """Answer the questions of `--input` into `--output`; 1 when some of them failed."""
+    from policy.batch import Answers, read_questions, run
+
+    questions = read_questions(args.input, args.prompt, args.system_prompt)
+    with Answers(args.output, questions, settings, args.retry_failed) as answers:
+        try:
+            if len(answers.done) < len(questions):
+                model, processor = loaded(args)
+                from policy.answer import VisualMemory, answer
+
+                memory = VisualMemory()
+
+                def ask(question) -> dict:
+                    return answer(model, processor, question.messages, settings, question.item, memory).to_dict()
+
+                run(questions, answers, ask)
+                tell_limits(model)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"{len(answers.done)} of {len(questions)} questions are in {args.output}; "
+                "the same command goes on from there"
+            ) from None
+    failed = answers.totals.failed
+    say(f"{args.output}: {answers.totals.answered} of {len(questions)} answered; {answers.totals}")
+    if failed:
+        print(f'note: {failed} failed, see their "error"; --retry-failed asks them again', file=sys.stderr)
+    return 1 if failed else 0
+
+
+def loaded(args: argparse.Namespace):
+    """(model, processor), without the notes of the libraries that load them."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    from policy.answer import answer, load
+    from policy.answer import load
 
-    model, processor = load(args.model_path, args.device, args.dtype, args.attn_implementation)
-    result = answer(model, processor, messages_of(args), settings)
+    return load(args.model_path, args.device, args.dtype, args.attn_implementation)
+
+
+def tell_limits(model) -> None:
+    """What the bundled model says of itself; after the answer, because a refusal is one line."""
     note = getattr(model.config, "knows", None)
-    if note and not is_example(args):  # after the answer: a refusal is one line
+    if note:
         print(f"note: {note}", file=sys.stderr)
-    print(json.dumps(result.to_dict(), ensure_ascii=False) if args.json else report(args, settings, result))
 
 
-def main() -> int:
-    args = parse()
+def main(arguments: list[str] | None = None) -> int:
+    args = parse(arguments)
+    warnings.simplefilter("ignore")  # of libraries, about what is handled here
     try:
-        run(args)
-    except (ValueError, OSError) as error:
+        return run(args)
+    except KeyboardInterrupt as stop:
+        print(": ".join(["interrupted", *map(str, stop.args)]), file=sys.stderr)
+        return 130
+    except (ValueError, OSError, MemoryError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        print(f"error: {lines[0]}", file=sys.stderr)
+        print(f"error: {shown(lines[0])}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,11 +13,10 @@ The demo, the evaluation and the adapters all call `answer()`::
 
 import hashlib
 import json
-import logging
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -26,74 +25,22 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from PIL import Image, ImageOps
-from qwen_vl_utils import fetch_video, vision_process
-from safetensors import SafetensorError
+from jinja2 import TemplateError
+from torchvision.transforms import InterpolationMode, functional
 from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl import flops
-from transformers.models.qwen2_5_vl.key_diversity import KdvSettings
+from transformers.models.qwen2_5_vl.key_diversity import VisualItem
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from transformers.utils import cached_file, is_flash_attn_2_available
 
-from policy.prompts import with_instruction
+from policy.checkpoint import check_model_folder
+from policy.media import frames, open_clip, read_image, sample_indices
+from policy.prompts import check_text, with_instruction
+from policy.settings import AvisSettings
 from policy.vote import extract_answer, majority_vote
 
-
-@dataclass(frozen=True)
-class AvisSettings:
-    """What to spend on a query. Out-of-range and contradictory values raise ValueError with one line.
-
-    Attributes:
-        enable_kdv: prune visual tokens: by `kdv_ratio`, the fraction pruned (0.75 when neither is given), or by
-            `kdv_threshold`, an angle in radians (adaptive). kdv_pruner: "kdv" or "random".
-        num_rollouts: K. 1 is greedy; more are sampled at `temperature` and `top_p`, then voted on.
-        thinking: ask for `<think>` reasoning before the answer, or for the answer alone.
-        max_new_tokens: of each rollout.
-        min_pixels, max_pixels: bounds of a picture, or of a video's frame, after resizing; None: the processor's own.
-        fps, nframes: frames per second, or number of frames, taken from a video; at most one of them.
-        seed: of sampling and of pruners that draw.
-    """
-
-    enable_kdv: bool = False
-    kdv_ratio: float | None = None
-    kdv_threshold: float | None = None
-    kdv_pruner: str = "kdv"
-    num_rollouts: int = 1
-    thinking: bool = True
-    max_new_tokens: int = 2048
-    temperature: float = 0.7
-    top_p: float = 0.9
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    fps: float | None = None
-    nframes: int | None = None
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.enable_kdv:
-            KdvSettings(self.kdv_ratio, self.kdv_threshold, self.kdv_pruner)
-        elif (self.kdv_ratio, self.kdv_threshold, self.kdv_pruner) != (None, None, "kdv"):
-            raise ValueError("kdv_ratio, kdv_threshold and kdv_pruner need enable_kdv")
-        if self.num_rollouts < 1:
-            raise ValueError(f"num_rollouts must be at least 1, got {self.num_rollouts}")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        if not 0.01 <= self.temperature <= 100:
-            raise ValueError(f"temperature must be between 0.01 and 100, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed must be between 0 and 2**64 - 1, got {self.seed}")
-        for name in ("min_pixels", "max_pixels"):
-            if getattr(self, name) is not None and getattr(self, name) < 28 * 28:
-                raise ValueError(f"{name} must be at least 784 (one visual token), got {getattr(self, name)}")
-        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
-            raise ValueError(f"min_pixels {self.min_pixels} exceeds max_pixels {self.max_pixels}")
-        if self.fps is not None and self.nframes is not None:
-            raise ValueError("fps and nframes exclude each other")
-        if self.fps is not None and not 0 < self.fps < math.inf:
-            raise ValueError(f"fps must be positive and finite, got {self.fps}")
-        if self.nframes is not None and self.nframes < 2:
-            raise ValueError(f"nframes must be at least 2, got {self.nframes}")
+# What the processor makes of pictures and videos.
+PIXELS = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
 
 
 @dataclass(frozen=True)
@@ -156,12 +103,38 @@ class Answer:
         return json.loads(json.dumps(asdict(self)))  # tuples become lists
 
 
+@dataclass
+class VisualMemory:
+    """What the last query showed: for the next query, which encodes nothing anew if it shows the same, and to look at.
+
+    Attributes:
+        model: that encoded it. pixels: the processor's pixel values and grids, on the CPU.
+        items: images, then videos, encoded. kept: per item the ascending indices of the tokens that were kept.
+    """
+
+    model: Any = None
+    pixels: dict[str, torch.Tensor] = field(default_factory=dict)
+    items: tuple[VisualItem, ...] = ()
+    kept: tuple[torch.Tensor, ...] = ()
+
+    def holds(self, model: Any, pixels: dict[str, torch.Tensor], keys: bool) -> bool:
+        """Whether the items are what `model` makes of these pixels, with their keys if these are needed."""
+        return (
+            self.model is model
+            and bool(pixels)
+            and pixels.keys() == self.pixels.keys()
+            and all(torch.equal(values, self.pixels[name]) for name, values in pixels.items())
+            and not (keys and any(visual.keys is None for visual in self.items))
+        )
+
+
 def answer(
     model: Qwen2_5_VLForConditionalGeneration,
     processor,
     messages: list[dict],
     settings: AvisSettings = AvisSettings(),
     item: int = 0,
+    memory: VisualMemory | None = None,
 ) -> Answer:
     """Answer one question about images and videos.
 
@@ -172,28 +145,40 @@ def answer(
             `{"type": "text", "text": ..}`, in any order.
         settings: see `AvisSettings`.
         item: the query's number in its set; with `settings.seed` it fixes the rollouts' randomness.
+        memory: of the query before, which this one replaces. Pictures and videos that are the same, pixel by pixel,
+            are not encoded again; the answer is the same as without, and its FLOPs are still those of the whole query.
 
     Returns:
-        An `Answer`. Raises ValueError or OSError with one line for input that cannot be read.
+        An `Answer`. Raises ValueError or OSError with one line for input that cannot be read, and MemoryError with
+        one line that says what to lower.
     """
-    inputs = prepare(processor, messages, settings).to(model.device)
-    prefill = model.prefill(
-        **inputs,
-        enable_kdv=settings.enable_kdv,
-        kdv_ratio=settings.kdv_ratio,
-        kdv_threshold=settings.kdv_threshold,
-        kdv_pruner=settings.kdv_pruner,
-        kdv_seed=_pruner_seed(settings, item),
-    )
-    rollouts = model.rollout(
-        prefill,
-        settings.num_rollouts,
-        max_new_tokens=settings.max_new_tokens,
-        temperature=0.0 if settings.num_rollouts == 1 else settings.temperature,
-        top_p=settings.top_p,
-        seed=settings.seed,
-        item=item,
-    )
+    inputs = prepare(processor, messages, settings)
+    _check_length(model, inputs["input_ids"].shape[1])
+    pixels = {name: inputs[name] for name in PIXELS if name in inputs}
+    if memory is not None and memory.holds(model, pixels, keys=settings.enable_kdv):
+        inputs = type(inputs)({name: value for name, value in inputs.items() if name not in PIXELS})
+        inputs["visual_items"] = memory.items
+    with _advice("lower max_pixels, for videos fps or nframes"):
+        prefill = model.prefill(
+            **inputs.to(model.device),
+            enable_kdv=settings.enable_kdv,
+            kdv_ratio=settings.kdv_ratio,
+            kdv_threshold=settings.kdv_threshold,
+            kdv_pruner=settings.kdv_pruner,
+            kdv_seed=_pruner_seed(settings, item),
+        )
+    if memory is not None:
+        memory.model, memory.pixels, memory.items, memory.kept = model, pixels, prefill.visual_items, prefill.kept
+    with _advice("lower num_rollouts or max_new_tokens"):
+        rollouts = model.rollout(
+            prefill,
+            settings.num_rollouts,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=0.0 if settings.num_rollouts == 1 else settings.temperature,
+            top_p=settings.top_p,
+            seed=settings.seed,
+            item=item,
+        )
     texts = processor.tokenizer.batch_decode(rollouts.tokens, skip_special_tokens=True)
     # Templates of some post-trained models open the thought themselves; the vote has to know that it is open.
     opened = "<think>" if processor.tokenizer.decode(inputs["input_ids"][0, -8:]).rstrip().endswith("<think>") else ""
@@ -246,6 +231,24 @@ def answer(
     )
 
 
+@contextmanager
+def _advice(advice: str) -> Iterator[None]:
+    """Tells a lack of memory, of a device or of the computer, in one line with this advice, as MemoryError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        is_lack = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if is_lack or "can't allocate memory" in str(error) or "ALLOC_FAILED" in str(error):
+            raise MemoryError(f"out of memory: {advice}") from None
+        raise
+
+
+def _check_length(model: Qwen2_5_VLForConditionalGeneration, length: int) -> None:
+    most = model.config.get_text_config().max_position_embeddings
+    if length > most:
+        raise ValueError(f"the prompt has {length} tokens, this model reads at most {most}: ask less or show less")
+
+
 def _pruner_seed(settings: AvisSettings, item: int) -> int:
     """For pruners that draw: another seed for every query, or a whole table would measure one draw."""
     if settings.kdv_pruner == "kdv":
@@ -268,7 +271,10 @@ def prepare(processor, messages: list[dict], settings: AvisSettings):
     videos = [
         read_video(part["video"], bounds, settings.fps, settings.nframes) for part in parts if part["type"] == "video"
     ]
-    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    try:
+        text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        raise ValueError(f"the model's chat template cannot be used: {error}") from None
     least, most = pixel_bounds(processor.image_processor, settings)
     arguments: dict[str, Any] = {"images_kwargs": {"min_pixels": least, "max_pixels": most}}
     if videos:
@@ -285,6 +291,8 @@ def prepare(processor, messages: list[dict], settings: AvisSettings):
 
 def _check_messages(processor, messages: list[dict]) -> None:
     """Refuse, with one line, a chat that would fail deep inside or be answered without one of its parts."""
+    if not {turn["role"] for turn in messages} <= {"system", "user", "assistant"}:
+        raise ValueError("the role of a turn is system, user or assistant")
     if not any(turn["role"] == "user" for turn in messages):
         raise ValueError("the chat has no user turn")
     texts = [turn["content"] for turn in messages if isinstance(turn["content"], str)]
@@ -294,11 +302,9 @@ def _check_messages(processor, messages: list[dict]) -> None:
             raise ValueError(f"a part of a turn is an image, a video or a text with its content, got {sorted(part)}")
         if kind == "text":
             texts.append(part["text"])
+    special = set(processor.tokenizer.all_special_tokens)
     for text in texts:
-        text.encode()  # UnicodeEncodeError, a ValueError, for what no tokenizer takes
-    special = [token for token in processor.tokenizer.all_special_tokens if any(token in text for text in texts)]
-    if special:
-        raise ValueError(f"text must not hold the special token {special[0]}")
+        check_text(text, special)
 
 
 def _add_instruction(messages: list[dict], thinking: bool) -> None:
@@ -328,34 +334,10 @@ def pixel_bounds(image_or_video_processor, settings: AvisSettings) -> tuple[int,
     return least, most
 
 
-def read_image(source: str | Path | Image.Image) -> Image.Image:
-    """A picture from a file or from memory, turned as its EXIF says, RGB; transparency is laid on white.
-
-    Raises:
-        ValueError: the file is not a picture, or a URL. OSError: it cannot be read.
-    """
-    if not isinstance(source, Image.Image):
-        _check_file(source)
-        path = source
-        try:
-            source = Image.open(path)
-            source.load()
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"cannot read {path} as a picture: {error}") from None
-    source = ImageOps.exif_transpose(source)
-    if source.mode.startswith("I;16"):
-        source = Image.fromarray((np.asarray(source) >> 8).astype(np.uint8))  # convert() would clip at 255
-    if source.has_transparency_data:
-        source = source.convert("RGBA")
-        white = Image.new("RGBA", source.size, (255, 255, 255, 255))
-        source = Image.alpha_composite(white, source)
-    return source.convert("RGB")
-
-
 def read_video(
     source: str | Path, bounds: tuple[int, int], fps: float | None = None, nframes: int | None = None
 ) -> tuple[torch.Tensor, float]:
-    """Frames of a video file, sampled and resized by qwen-vl-utils, and their rate.
+    """Frames of a video file, sampled and resized as qwen-vl-utils does, and their rate.
 
     Args:
         source: a file.
@@ -363,26 +345,19 @@ def read_video(
         fps, nframes: see `AvisSettings`.
 
     Returns:
-        (frames, 3, height, width) float32 in [0, 255], and frames per second. Raises as `read_image` does.
+        (frames, 3, height, width) uint8, and frames per second. Only one frame at a time is held in full size.
+        Raises ValueError for what cannot be read.
     """
-    _check_file(source)
-    sampling = {name: value for name, value in (("fps", fps), ("nframes", nframes)) if value is not None}
-    request = {"video": str(source), "min_pixels": bounds[0], "max_pixels": bounds[1], **sampling}
-    _quiet_video_reader()
-    try:
-        return fetch_video(request, return_video_sample_fps=True)
-    except Exception as error:  # readers have errors of their own kinds
-        # When a reader fails, qwen-vl-utils tries its torchvision reader, whose own failure hides the reason.
-        reason = error.__context__ or error
-        lines = str(reason).strip().splitlines() or [type(reason).__name__]
-        raise ValueError(f"cannot read {source} as a video: {lines[-1]}") from None
-
-
-def _check_file(source: str | Path) -> None:
-    if "://" in str(source):
-        raise ValueError(f"only files are read, not URLs: {source}")
-    if not Path(source).is_file():
-        raise ValueError(f"no such file: {source}")
+    clip = open_clip(source)
+    indices, rate = sample_indices(clip, fps, nframes)
+    # qwen-vl-utils's own limits: 768 tokens a frame, and 90% of 128,000 for all pairs of frames.
+    most = max(min(768, 0.9 * 128_000 / len(indices) * 2) * 784, int(1.05 * bounds[0]))
+    shown = []
+    for picture in frames(clip, indices):
+        size = smart_resize(picture.height, picture.width, 28, bounds[0], min(bounds[1], most))
+        frame = functional.pil_to_tensor(picture)
+        shown.append(functional.resize(frame, list(size), InterpolationMode.BICUBIC, antialias=True))
+    return torch.stack(shown), rate
 
 
 def load(
@@ -402,29 +377,37 @@ def load(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device}: no CUDA device is there")
-    config = AutoConfig.from_pretrained(path)
+    check_model_folder(path)
+    try:
+        with _advice("use a smaller model, or dtype bfloat16"):
+            return _loaded(path, device, dtype, attn_implementation)
+    except (MemoryError, OSError, ValueError):
+        raise
+    except Exception as error:  # what stands in a folder may be anything, and fails in any way
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"cannot load {path}: {reason}") from None
+
+
+def _loaded(path: str | Path, device: str, dtype: str, attn_implementation: str):
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     if config.model_type != "qwen2_5_vl":
         raise ValueError(f"{path} is a {config.model_type} model, not a Qwen2.5-VL")
+    processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else str(config.dtype or torch.float32).removeprefix("torch.")
     if attn_implementation == "auto":
         attn_implementation = "flash_attention_2" if _flash_is_usable(device, dtype) else "sdpa"
-    try:
-        model, loading = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            path,
-            dtype=getattr(torch, dtype),
-            attn_implementation=attn_implementation,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-        model = model.to(device).eval()
-    # A kernel that is not installed; a device that is not there; a damaged file.
-    except (ImportError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"cannot load {path}: {str(error).strip().splitlines()[0]}") from None
+    model, loading = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        path,
+        dtype=getattr(torch, dtype),
+        attn_implementation=attn_implementation,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
     if loading["missing_keys"] or loading["mismatched_keys"]:
         lacking = sorted([*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])])
         raise ValueError(f"{path} is incomplete: {len(lacking)} tensors are missing or misshapen, as {lacking[0]}")
-    return model, AutoProcessor.from_pretrained(path)
+    return model.to(device).eval(), processor
 
 
 def _flash_is_usable(device: str, dtype: str) -> bool:
@@ -432,11 +415,6 @@ def _flash_is_usable(device: str, dtype: str) -> bool:
     if not device.startswith("cuda") or dtype == "float32" or not is_flash_attn_2_available():
         return False
     return torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-def _quiet_video_reader() -> None:
-    """Its warnings are about fall-backs that are told, if they fail, in the error."""
-    logging.getLogger(vision_process.__name__).setLevel(logging.ERROR)
 
 
 @lru_cache(maxsize=8)
@@ -453,7 +431,7 @@ def versions() -> dict[str, str]:
     """Versions of what decides a result, and the hash of the fork's own patches and files."""
     fork = Path(transformers.__file__).parents[2] / "fork"
     ours = [fork / "upstream.toml", *sorted(fork.glob("patches/*.patch")), *sorted(fork.glob("overlay/**/*.py"))]
-    others = {name: version(name) for name in ("transformers", "qwen-vl-utils", "pillow")}
+    others = {name: version(name) for name in ("transformers", "av", "pillow")}
     return {"torch": torch.__version__, **others, "patch_set": _digest(ours)}
 
 
