@@ -2,7 +2,9 @@
 
 Example::
 
-    from garden.scenes import scene_for
     from garden.render import render
-    render(scene_for("dev", 0)).save("scene.png")
+    from garden.tasks import item_for
+    item = item_for("dev", 7)
+    render(item.scenes[0]).save("scene.png")
+    print(item.question, item.answer)
 """

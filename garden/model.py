@@ -20,10 +20,11 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from garden.questions import TASKS, item_for
+from garden.scenes import LEVELS, rng_for
+from garden.tasks import FORMS, TASKS, make_item
 from policy.prompts import with_instruction
 
-VOCABULARY = 640
+VOCABULARY = 1024
 SPECIAL = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -44,12 +45,14 @@ TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 SYSTEM = "You are a helpful assistant."
 # Kept in the model's config: the demo prints it beside answers about other people's pictures.
 KNOWS = (
-    "this small model knows one world only: drawn scenes of wooden rabbits, bears, cats and ducks, how many there are, "
-    "and who wears glasses, a hat, a scarf or nothing"
+    "this small model knows one world only: drawn pictures and clips of wooden rabbits, bears, cats and ducks; what "
+    "they wear, what they cost, where they stand and go, and what is written on signs"
 )
-# A digit stands alone, but may carry the space before it: a running count then costs one token.
+# A digit stands alone, and so does a capital that begins no word, but either may carry the space before it: a running
+# count and a letter of a sign then cost one token.
 SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r" ?[A-Z](?![a-z])|(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 CHAT_TEMPLATE = r"""
 {%- set seen = namespace(images=0, videos=0) -%}
@@ -80,9 +83,10 @@ CHAT_TEMPLATE = r"""
 
 def _corpus() -> Iterator[str]:
     """The text that the tokenizer learns its words from: training questions in both forms, and their responses."""
-    for task in TASKS:
-        for index in range(4000):
-            item = item_for("train", index, task, most=4)
+    for number, task in enumerate(TASKS):
+        for index in range(400):
+            rng = rng_for("train", 500, number, index)
+            item = make_item(rng, task, 1 + index % len(LEVELS), FORMS[index % 2])
             thinking = index % 8 != 0
             yield with_instruction(item.question, thinking)
             yield item.response(thinking)
@@ -136,7 +140,7 @@ def new_processor() -> Qwen2_5_VLProcessor:
 
 
 def new_config(tokenizer: Qwen2TokenizerFast) -> Qwen2_5_VLConfig:
-    """About 3.4M parameters: vision 5 layers x 128, text 4 layers x 192."""
+    """About 3.5M parameters: vision 5 layers x 128, text 4 layers x 192."""
     names = ("vision_start", "vision_end", "image_pad", "video_pad")
     ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in names}
     return Qwen2_5_VLConfig(

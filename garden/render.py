@@ -1,22 +1,22 @@
-"""Draws garden scenes: carved wooden animals with painted accessories, on textured ground.
+"""Draws garden scenes: carved wooden animals with painted accessories, tags and signs, on textured ground.
 
 Sprites are drawn once at four times their size and kept; a picture is then a few pastes, fast enough to be made
 while a model trains. The same scene gives the same bytes in any process::
 
-    from garden.scenes import scene_for
+    from garden.scenes import LEVELS, cast, place, rng_for
     from garden.render import render
-    render(scene_for("dev", 0)).save("scene.png")
+    rng = rng_for("dev", 7)
+    render(place(rng, LEVELS[0], 448, 448, cast(rng, 3))).save("scene.png")
 """
 
 from collections.abc import Iterator
 from copy import copy
-from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-from garden.scenes import Animal, Scene
+from garden.scenes import Animal, Prop, Scene, Sign, clip_times
 
 WOOD = {"birch": (226, 200, 158), "oak": (201, 156, 100), "cherry": (176, 104, 66), "walnut": (122, 82, 54)}
 PAINT = ((196, 44, 48), (38, 84, 168), (42, 132, 74), (232, 172, 40))
@@ -70,7 +70,9 @@ class _Carving:
         if angle:
             centre = (pivot[0] * FINE, pivot[1] * FINE)
             mask = mask.rotate(angle, resample=Image.BILINEAR, center=centre)
-        inner = mask.filter(ImageFilter.MinFilter(9))
+        inner = mask
+        for _ in range(4):  # the same as one of 9 x 9, and faster
+            inner = inner.filter(ImageFilter.MinFilter(3))
         wood = self.wood if tint == 1.0 else self.wood.point(lambda v: min(255, int(v * tint)))
         rim = Image.new("RGB", self.image.size, self.dark)
         # Light falls from the upper left: the part's own mask, shifted, darkens the lower right side.
@@ -230,51 +232,206 @@ def _sheet(background: str) -> np.ndarray:
     return sheet
 
 
-def _stand(canvas: Image.Image, animal: Animal) -> None:
-    """Paste one animal with its shadow on the ground."""
-    picture = sprite(animal.kind, animal.wears, animal.tone, animal.colour)
-    if animal.flip:
+_GREEN, _STONE, _INK = (70, 118, 58), (150, 148, 144), (44, 34, 30)
+
+
+def _bush(c: _Carving, colour: int) -> None:
+    rng = np.random.default_rng((7, colour))
+    base = tuple(int(v * (0.85 + 0.1 * colour)) for v in _GREEN)
+    for shade in (0.62, 0.8, 1.0, 1.15):
+        tone = tuple(min(255, int(v * shade)) for v in base)
+        for _ in range(26):
+            angle, far = rng.uniform(0, 2 * np.pi), rng.random() ** 0.5
+            x, y = 60 + 44 * far * np.cos(angle), 84 - 8 * (shade - 0.6) * 6 + 56 * far * np.sin(angle)
+            r = rng.uniform(7, 15)
+            c.paint("ellipse", _box(x, y, r, 0.8 * r), tone)
+
+
+def _flower(c: _Carving, colour: int) -> None:
+    c.paint("line", _points((60, 80), (58, 154)), _GREEN, width=6)
+    for turn in np.linspace(0, 2 * np.pi, 6)[:-1]:
+        c.paint("ellipse", _box(60 + 26 * np.cos(turn), 60 + 26 * np.sin(turn), 19, 19), (*PAINT[colour],))
+    c.paint("ellipse", _box(60, 60, 15, 15), _CREAM)
+
+
+def _tuft(c: _Carving, colour: int) -> None:
+    for lean in (-38, -20, -6, 10, 24, 40):
+        c.paint("line", _points((60 + lean / 3, 150), (60 + lean, 70 + abs(lean))), _GREEN, width=6)
+
+
+def _stone(c: _Carving, colour: int) -> None:
+    shade = 0.8 + 0.1 * colour
+    c.paint("ellipse", _box(60, 120, 52, 32), tuple(int(v * shade * 0.75) for v in _STONE))
+    c.paint("ellipse", _box(57, 115, 46, 26), tuple(int(v * shade) for v in _STONE))
+
+
+def _ball(c: _Carving, colour: int) -> None:
+    c.paint("ellipse", _box(60, 104, 48, 48), PAINT[colour], tuple(int(0.6 * v) for v in PAINT[colour]), 2)
+    c.paint("ellipse", _box(44, 86, 12, 10), _CREAM)
+
+
+def _pot(c: _Carving, colour: int) -> None:
+    for x, y in ((42, 52), (60, 38), (78, 52)):
+        c.paint("line", _points((60, 92), (x, y)), _GREEN, width=5)
+        c.paint("ellipse", _box(x, y, 13, 13), PAINT[colour])
+    c.paint("polygon", _points((26, 90), (94, 90), (82, 154), (38, 154)), (176, 96, 62), (120, 60, 36), 2)
+
+
+def _peg(c: _Carving, colour: int) -> None:
+    c.part("polygon", _points((44, 74), (76, 74), (90, 154), (30, 154)))
+    c.part("ellipse", _box(60, 52, 25, 25))
+
+
+def _block(c: _Carving, colour: int) -> None:
+    c.part("polygon", _points((22, 76), (98, 76), (98, 152), (22, 152)))
+    c.part("polygon", _points((22, 76), (42, 56), (112, 56), (98, 76)), tint=1.15)
+
+
+def _log(c: _Carving, colour: int) -> None:
+    c.part("ellipse", _box(60, 112, 52, 38))
+    c.part("ellipse", _box(42, 112, 26, 32), tint=1.2)
+    c.paint("ellipse", _box(42, 112, 12, 16), WOOD["walnut"])
+
+
+_THINGS = {
+    "bush": _bush, "flower": _flower, "tuft": _tuft, "stone": _stone, "ball": _ball,
+    "pot": _pot, "peg": _peg, "block": _block, "log": _log,
+}  # fmt: skip
+
+
+@lru_cache(maxsize=None)
+def thing(look: str, colour: int) -> Image.Image:
+    """A thing that is no animal, as an RGBA picture of `STORED` size."""
+    carving = _Carving(list(WOOD)[colour])
+    _THINGS[look](carving, colour)
+    return carving.image.resize(STORED, Image.BOX)
+
+
+@lru_cache(maxsize=4096)
+def _sized(name: str, key: tuple, flip: bool, width: int, height: int) -> Image.Image:
+    """A sprite (or a thing) at its size in pixels; sizes repeat, so they are kept."""
+    picture = sprite(*key) if name == "sprite" else thing(*key)
+    if flip:
         picture = picture.transpose(Image.FLIP_LEFT_RIGHT)
-    width, height = max(8, round(0.75 * animal.size)), max(10, round(animal.size))
-    picture = picture.resize((width, height), Image.BILINEAR, reducing_gap=2.0)
+    return picture.resize((width, height), Image.BILINEAR, reducing_gap=2.0)
+
+
+@lru_cache(maxsize=256)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def _ground_shadow(canvas: Image.Image, left: float, bottom: float, width: int, height: int) -> None:
+    base = Image.new("L", (width + 8, max(6, height // 7)), 0)
+    ImageDraw.Draw(base).ellipse([2, 0, width + 5, base.height - 2], fill=105)
+    canvas.paste((20, 24, 18), (int(left) - 1, int(bottom) - base.height * 2 // 3), base.filter(ImageFilter.BoxBlur(2)))
+
+
+def _stand(canvas: Image.Image, animal: Animal) -> None:
+    """Paste one animal with its shadow on the ground, and its tag."""
+    width, height = max(1, round(0.75 * animal.size)), max(1, round(animal.size))
+    key = (animal.kind, animal.wears, animal.tone, animal.colour)
+    picture = _sized("sprite", key, animal.flip, width, height)
     if abs(animal.tilt) > 0.5:
         picture = picture.rotate(animal.tilt, resample=Image.BILINEAR)
     left, top = round(animal.x - width / 2), round(animal.y - height / 2)
-    base = Image.new("L", (width + 8, max(6, height // 7)), 0)
-    ImageDraw.Draw(base).ellipse([2, 0, width + 5, base.height - 2], fill=105)
-    canvas.paste((20, 24, 18), (left - 1, top + height - base.height * 2 // 3), base.filter(ImageFilter.BoxBlur(2)))
+    if height >= 10:
+        _ground_shadow(canvas, left, top + height + animal.lift, width, height)
     canvas.paste(picture, (left, top), picture)
+    if animal.price:
+        _tag(canvas, animal)
 
 
-def render(scene: Scene) -> Image.Image:
-    """Draw a scene as an RGB picture of `scene.width` x `scene.height` pixels."""
+def _tag(canvas: Image.Image, animal: Animal) -> None:
+    """A paper tag with the animal's price, on its lower half."""
+    side = 0.36 * animal.size
+    x, y = animal.x, animal.y + 0.3 * animal.size
+    draw = ImageDraw.Draw(canvas)
+    box = [x - side / 2, y - side / 2, x + side / 2, y + side / 2]
+    edge = max(1, round(side / 14))
+    draw.rounded_rectangle(box, radius=side / 6, fill=(252, 250, 240), outline=(120, 96, 60), width=edge)
+    draw.text((x, y), str(animal.price), font=_font(max(4, round(0.95 * side))), fill=_INK, anchor="mm")
+
+
+def _board(canvas: Image.Image, sign: Sign) -> None:
+    """A wooden board on a post, with its letters one pitch apart."""
+    half_w, half_h = sign.box
+    draw = ImageDraw.Draw(canvas)
+    post = 0.18 * half_h
+    draw.rectangle([sign.x - post, sign.y, sign.x + post, sign.y + 2.6 * half_h], fill=(104, 72, 46))
+    box = [sign.x - half_w, sign.y - half_h, sign.x + half_w, sign.y + half_h]
+    edge = max(1, round(half_h / 9))
+    draw.rounded_rectangle(box, radius=half_h / 5, fill=(236, 216, 176), outline=(104, 72, 46), width=edge)
+    font = _font(max(4, round(1.15 * sign.pitch)))
+    for n, letter in enumerate(sign.text):
+        at = sign.x + (n - (len(sign.text) - 1) / 2) * sign.pitch
+        draw.text((at, sign.y), letter, font=font, fill=_INK, anchor="mm")
+
+
+def _put(canvas: Image.Image, prop: Prop) -> None:
+    width, height = max(1, round(0.75 * prop.size)), max(1, round(prop.size))
+    picture = _sized("thing", (prop.look, prop.colour), False, width, height)
+    canvas.paste(picture, (round(prop.x - width / 2), round(prop.y - height / 2)), picture)
+
+
+@lru_cache(maxsize=1)
+def _static() -> np.ndarray:
+    """Grain of the camera, (SHEET, SHEET, 1) float32 of unit standard deviation."""
+    return np.random.default_rng(11).normal(size=(SHEET, SHEET, 1)).astype(np.float32)
+
+
+def _paint(scene: Scene, moment: Scene) -> Image.Image:
+    """The picture of `scene` at a moment of it, before light and noise."""
     rng = np.random.default_rng(scene.seed)
     sheet = _sheet(scene.background)
     y, x = (int(rng.integers(0, SHEET - side + 1)) for side in (scene.height, scene.width))
     ground = sheet[y : y + scene.height, x : x + scene.width]
     slope = np.linspace(float(rng.uniform(0.9, 1.1)), float(rng.uniform(0.9, 1.1)), scene.height, dtype=np.float32)
-    ground = ground * slope[:, None, None]
-    canvas = Image.fromarray(np.clip(ground, 0, 255).astype(np.uint8))
-    for animal in sorted(scene.animals, key=lambda a: a.y):
+    canvas = Image.fromarray(np.clip(ground * slope[:, None, None], 0, 255).astype(np.uint8))
+    back = sorted((prop for prop in scene.props if not prop.front), key=lambda prop: prop.y)
+    for prop in back:
+        _put(canvas, prop)
+    animals, sign = moment.animals, scene.sign
+    if scene.hidden == "far":
+        animals, sign = (), None
+    if sign:
+        _board(canvas, sign)
+    for animal in sorted(animals, key=lambda animal: animal.y):
         _stand(canvas, animal)
-    if scene.light != 1.0:
-        canvas = canvas.point(lambda v: min(255, int(v * scene.light)))
+    for prop in scene.props:
+        if prop.front:
+            _put(canvas, prop)
+    if scene.hidden == "bushes":
+        for animal in animals:
+            _cover(canvas, animal.x, animal.y, 0.42 * animal.size, 0.56 * animal.size, animal.colour)
+        if sign:
+            _cover(canvas, sign.x, sign.y, *(1.15 * half for half in sign.box), 1)
     return canvas
 
 
-def frames(scene: Scene, count: int, per_second: float = 2.0) -> Iterator[Image.Image]:
-    """A clip of the scene: everybody hops on the spot, each at a pace of its own.
+def _cover(canvas: Image.Image, x: float, y: float, half_w: float, half_h: float, colour: int) -> None:
+    """A hedge over a box, with no gap in it."""
+    tone = tuple(int(0.8 * v * (0.85 + 0.1 * colour)) for v in _GREEN)
+    box = [x - half_w, y - half_h, x + half_w, y + half_h]
+    ImageDraw.Draw(canvas).rounded_rectangle(box, min(half_w, half_h) / 2, tone)
+    for across, along in ((0.5, 0.5), (-0.5, 0.5), (0.5, -0.5), (-0.5, -0.5), (0, 0)):
+        side = 2.2 * max(half_w, half_h)
+        _put(canvas, Prop("bush", x + across * half_w, y + along * half_h, side, colour))
 
-    Args:
-        count: how many frames. per_second: how many of them make a second.
-    """
-    rng = np.random.default_rng((scene.seed, 1))
-    pace = rng.uniform(0.6, 1.4, size=len(scene.animals))
-    start = rng.uniform(0, np.pi, size=len(scene.animals))
-    for number in range(count):
-        swing = np.sin(start + np.pi * pace * number / per_second)
-        moved = [
-            replace(a, y=a.y - 0.07 * a.size * abs(s), tilt=a.tilt + 7 * s)
-            for a, s in zip(scene.animals, swing.tolist(), strict=True)
-        ]
-        yield render(replace(scene, animals=tuple(moved)))
+
+def render(scene: Scene, second: float = 0.0) -> Image.Image:
+    """Draw a scene as an RGB picture of `scene.width` x `scene.height` pixels; of a clip, its frame at `second`."""
+    canvas = _paint(scene, scene.at(second) if scene.seconds else scene)
+    if scene.light == 1.0 and scene.noise == 0.0:
+        return canvas
+    pixels = np.asarray(canvas, dtype=np.float32) * scene.light
+    rng = np.random.default_rng((scene.seed, 1, round(1000 * second)))
+    y, x = (int(rng.integers(0, SHEET - side + 1)) for side in (scene.height, scene.width))
+    pixels += scene.noise * _static()[y : y + scene.height, x : x + scene.width]
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def frames(scene: Scene, times: np.ndarray | None = None) -> Iterator[Image.Image]:
+    """A clip's frames, at the seconds given or where the model looks (`clip_times`)."""
+    for second in clip_times(scene.seconds) if times is None else times:
+        yield render(scene, float(second))

@@ -1,9 +1,12 @@
-"""Trains the bundled model from nothing: one command, resumable, seeded.
+"""Trains the bundled model: one command, resumable, seeded.
 
-Stages. *see*: the vision tower alone learns what each merged visual token shows (kind, wear, and place in reading order
-of the animal under it), so that language training does not start blind. *speak*: the whole model learns to answer on
-small pictures, the first stage's targets kept as a small auxiliary loss. *grow* and *ripen*: the same on pictures up to
-full size, each with the learning rate going to zero. No visual token is ever dropped in training::
+Stages. *see*: the vision tower alone learns what each merged visual token shows (`scenes.LABELS`), so that language
+training does not start blind. *speak*: the whole model learns to answer on small pictures, the first stage's targets
+kept as a small auxiliary loss. *grow*: the same up to full size, with clips and pairs of pictures. *ripen*: full size,
+the learning rate going to zero. No visual token is ever dropped in training.
+
+Several questions are asked about each picture in one row: question and response of each see the picture and themselves
+only, at the positions that they would have alone, so that the picture is paid for once::
 
     python -m garden.train --preset cpu --out models/garden-tiny
 """
@@ -15,6 +18,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from types import MethodType
@@ -23,56 +27,73 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
+from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLModel, Qwen2_5_VLProcessor
 
 from garden.model import new_model, new_processor
-from garden.questions import make_item
 from garden.render import frames, render
-from garden.scenes import KINDS, MAX_ANIMALS, TOKEN, WEARS, dense_labels, rng_for
+from garden.scenes import CLASSES, LABELS, dense_labels, rng_for
+from garden.tasks import IMAGE, IMAGES, SIZES, TASKS, VIDEO, Item, ask, make_item
+from garden.tasks.base import Extras
 from policy.prompts import with_instruction
 
-CLASSES = (len(KINDS) + 1, len(WEARS) + 1, MAX_ANIMALS + 1)
-CLIP = 4  # frames of a training clip: two steps of the vision tower's time
-SMALL = ((5, 5), (6, 6), (5, 7), (7, 5), (8, 6), (6, 8), (7, 7), (8, 8))
-LARGE = ((8, 8), (10, 8), (8, 10), (10, 10), (12, 10), (10, 13), (14, 10), (12, 14), (14, 18), (18, 14))
-MIXED = SMALL[:4] + LARGE
+SMALL = ((5, 5), (6, 6), (5, 7), (7, 5), (8, 6), (6, 8), (7, 7), (8, 8), (9, 7), (7, 9))
+MIDDLE = ((8, 8), (10, 8), (8, 10), (10, 10), (12, 10), (10, 13), (14, 10), (12, 14), (14, 14))
+FULL = SIZES["image"]
+EASY, ALL = (0.4, 0.35, 0.25, 0.0, 0.0), (0.27, 0.25, 0.23, 0.15, 0.10)
+TASK_WEIGHT = {"read": 1.5, "price": 1.5, "hops": 1.5, "odd": 0.7}  # the others: 1
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stretch of training: pictures (columns, rows in tokens), animals, and learning rates.
+    """One stretch of training.
 
-    `video`: share of batches that are small clips instead. `decay`: share of the stage, at its end, over which the
-    rates fall to `floor` times themselves.
+    `pictures`: how many, `batch` of them at a time, of `sizes` (columns, rows in merged tokens); `media`: shares of
+    pictures, pairs of pictures and clips; `levels`: shares of levels 1 to 5; `questions`: how many about each. `decay`:
+    share of the stage, at its end, over which the rates fall to `floor` times themselves.
     """
 
     name: str
-    samples: int
+    pictures: int
     batch: int
     sizes: tuple[tuple[int, int], ...]
-    most: int
+    media: tuple[float, float, float]
+    levels: tuple[float, ...]
+    questions: int
     vision_rate: float
     text_rate: float
     dense_weight: float
-    video: float = 0.0
     decay: float = 0.0
     floor: float = 0.0
 
 
 PRESETS = {
     "cpu": (
-        Stage("see", 36_000, 32, SMALL, 6, 1.5e-3, 0.0, 1.0, decay=0.3, floor=0.3),
-        Stage("speak", 48_000, 32, SMALL, 6, 4e-4, 1.5e-3, 0.3),
-        Stage("grow", 20_800, 16, MIXED, 8, 3e-4, 1e-3, 0.3, video=0.15, decay=0.9),
-        Stage("ripen", 13_600, 16, MIXED, 8, 2e-4, 7e-4, 0.3, video=0.1, decay=1.0),
+        Stage("see", 6_400, 8, SMALL + MIDDLE, (0.8, 0.0, 0.2), EASY, 1, 1e-3, 0.0, 1.0),
+        Stage("speak", 13_576, 8, SMALL, (0.8, 0.0, 0.2), EASY, 6, 6e-4, 1.5e-3, 0.5),
+        Stage("talk", 6_400, 4, SMALL, (0.9, 0.0, 0.1), EASY, 6, 5e-4, 1.2e-3, 0.3),
+        Stage("grow", 7_000, 4, MIDDLE + FULL[:4], (0.6, 0.12, 0.28), ALL, 6, 4e-4, 1.2e-3, 0.3),
+        Stage("ripen", 5_200, 4, FULL, (0.56, 0.14, 0.3), ALL, 6, 3e-4, 1e-3, 0.3, decay=1.0),
     ),
     "gpu": (
-        Stage("see", 400_000, 256, SMALL + LARGE, 8, 1.5e-3, 0.0, 1.0, decay=0.3, floor=0.3),
-        Stage("speak", 1_200_000, 256, SMALL, 6, 5e-4, 1.5e-3, 0.3),
-        Stage("grow", 600_000, 128, LARGE, 8, 4e-4, 1e-3, 0.3, video=0.15, decay=0.8),
+        Stage("see", 150_000, 128, SMALL + MIDDLE, (0.75, 0.0, 0.25), ALL, 1, 1.5e-3, 0.0, 1.0),
+        Stage("speak", 300_000, 128, SMALL, (0.75, 0.05, 0.2), EASY, 6, 7e-4, 2e-3, 0.3),
+        Stage("grow", 200_000, 96, MIDDLE + FULL[:4], (0.6, 0.12, 0.28), ALL, 6, 6e-4, 1.5e-3, 0.3),
+        Stage("ripen", 300_000, 96, FULL, (0.56, 0.14, 0.3), ALL, 6, 5e-4, 1.2e-3, 0.3, decay=0.9),
     ),
 }
+
+
+@dataclass(frozen=True)
+class Pack:
+    """What is shown, (T, H, W, 3) uint8 each (two for a pair, T > 1 for a clip), dense labels, and what is asked."""
+
+    shown: list[np.ndarray]
+    dense: list[np.ndarray]
+    medium: str
+    asked: list[tuple[str, str]]
 
 
 def soften(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -88,64 +109,158 @@ def soften(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     return picture
 
 
+def make_pack(rng: np.random.Generator, stage: Stage, medium: str, size: tuple[int, int]) -> Pack:
+    """One picture, pair or clip with questions of several tasks about it, all drawn from `rng`."""
+    tasks = {"image": IMAGE, "images": IMAGES, "video": VIDEO}[medium]
+    weights = np.array([TASK_WEIGHT.get(task.name, 1.0) for task in tasks])
+    level = 1 + int(rng.choice(5, p=stage.levels))
+    def drawn(weights: np.ndarray) -> str:
+        return tasks[int(rng.choice(len(tasks), p=weights / weights.sum()))].name
+
+    extras = Extras(bool(rng.random() < 0.5), bool(rng.random() < 0.5))
+    first = make_item(rng, drawn(weights), level, _form(rng), size, extras)
+    items: list[Item] = [first]
+    if first.task == "hops":
+        # Who hops stays in place: what can be asked of a picture can be asked of such a clip.
+        tasks = (TASKS["hops"], TASKS["count"])
+        weights = np.array([0.7, 0.3])
+    while len(items) < stage.questions:
+        # Whatever does not fit this scene is drawn again; the first task always has more to ask, or is asked again.
+        for _ in range(6):
+            more = ask(rng, first, drawn(weights), _form(rng))
+            if more:
+                break
+        items.append(more or first)
+    asked = []
+    for item in items:
+        thinking = bool(rng.random() < 0.9)
+        asked.append((with_instruction(item.question, thinking), item.response(thinking)))
+    shown = []
+    for scene in first.scenes:
+        pictures = frames(scene) if scene.seconds else [render(scene)]
+        shown.append(np.stack([np.asarray(soften(picture, rng)) for picture in pictures]))
+    return Pack(shown, [dense_labels(scene) for scene in first.scenes], medium, asked)
+
+
+def _form(rng: np.random.Generator) -> str:
+    return "choice" if rng.random() < 0.5 else "free"
+
+
 class Batches(IterableDataset):
     """Batches of one stage from batch number `start` on; row `i` of batch `b` is drawn from (seed, stage, b, i) alone.
 
-    Of every batch this process (`rank` of `world`) makes its own rows only.
-
-    Yields:
-        (pixels (B, T, H, W, 3) uint8, T = 1 for pictures and `CLIP` for clips; dense labels (B, H/28, W/28, 3);
-        prompts; responses).
+    Of every batch this process (`rank` of `world`) makes its own rows only. Yields lists of `Pack`.
     """
 
     def __init__(self, stage: Stage, number: int, seed: int, start: int, rank: int = 0, world: int = 1):
         self.stage, self.number, self.seed, self.start = stage, number, seed, start
         self.rank, self.world = rank, world
 
-    def __iter__(self) -> Iterator[tuple]:
+    def __iter__(self) -> Iterator[list[Pack]]:
         worker = torch.utils.data.get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        total = self.stage.samples // self.stage.batch
+        total = self.stage.pictures // self.stage.batch
         for batch in range(self.start + first, total, step):
             yield self.make(batch)
 
-    def make(self, batch: int) -> tuple:
+    def make(self, batch: int) -> list[Pack]:
         key = (1000 + self.seed, self.number, batch)
         rng = rng_for("train", *key)
-        count = CLIP if rng.random() < self.stage.video else 1
-        sizes = self.stage.sizes if count == 1 else SMALL
-        columns, rows = sizes[int(rng.integers(len(sizes)))]
-        most = min(self.stage.most, max(1, (columns * TOKEN // 66) * (rows * TOKEN // 66)))
-        made = []
-        for row in range(self.rank, self.stage.batch, self.world):
-            rng = rng_for("train", *key, row)
-            task = "count" if rng.random() < 0.8 else "attribute"
-            item = make_item(rng, task, columns * TOKEN, rows * TOKEN, most)
-            thinking = bool(rng.random() < 0.9)
-            shown = [render(item.scene)] if count == 1 else frames(item.scene, count)
-            shown = np.stack([np.asarray(soften(picture, rng)) for picture in shown])
-            prompt, response = with_instruction(item.question, thinking), item.response(thinking)
-            made.append((shown, dense_labels(item.scene), prompt, response))
-        pixels, dense, prompts, responses = zip(*made, strict=True)
-        return torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.stack(dense)), list(prompts), list(responses)
+        # One medium and size a batch: rows of equal length waste no padding.
+        medium = str(rng.choice(("image", "images", "video"), p=self.stage.media))
+        sizes = self.stage.sizes
+        if medium != "image":
+            # A pair costs twice what a picture does, a clip several times: both are smaller.
+            sizes = SIZES[medium] if sizes == FULL else SMALL
+        size = sizes[int(rng.integers(len(sizes)))]
+        rows = range(self.rank, self.stage.batch, self.world)
+        return [make_pack(rng_for("train", *key, row), self.stage, medium, size) for row in rows]
+
+
+class Encoder:
+    """Makes packs into a batch's tensors; it needs no model, so that the processes that draw pictures can do it."""
+
+    def __init__(self, processor: Qwen2_5_VLProcessor, config: Qwen2_5_VLConfig):
+        self.processor, self.config = processor, config
+
+    def batch(self, packs: list[Pack], text: bool = True) -> dict[str, torch.Tensor]:
+        """All that `Trainer.loss` takes: pixels (uint8, flat: of one picture or clip after the other), sizes (items, 4)
+        of them as (T, H, W, 3), grid (items, 3), labels (tokens, 8); and, where there is `text`, what `rows` makes."""
+        shown = [pictures for pack in packs for pictures in pack.shown]
+        dense = [labels for pack in packs for labels in pack.dense]
+        made = dict(
+            pixels=torch.from_numpy(np.concatenate([pictures.reshape(-1) for pictures in shown])),
+            sizes=torch.tensor([pictures.shape for pictures in shown]),
+            grid=torch.tensor([[d.shape[0], 2 * d.shape[1], 2 * d.shape[2]] for d in dense]),
+            labels=torch.from_numpy(np.concatenate([d.reshape(-1, len(LABELS)) for d in dense])),
+        )
+        return made | self.rows(packs) if text else made
+
+    def encode(self, pack: Pack, visual: list[int]) -> tuple[list[int], list[list[int]], list[int]]:
+        """Token ids: of what all questions share (with `visual` placeholders an item), of each question with its
+        response, and how many of these are the question's."""
+        kind = "video" if pack.medium == "video" else "image"
+        placeholder = getattr(self.config, f"{kind}_token_id")
+        content = [{"type": kind} for _ in visual] + [{"type": "text", "text": "\0"}]
+        text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        before, after = text.split("\0")
+        shared, left = [], list(visual)
+        for token in self.processor.tokenizer(before).input_ids:
+            shared += [token] * left.pop(0) if token == placeholder else [token]
+        blocks, asked = [], []
+        for prompt, response in pack.asked:
+            head = self.processor.tokenizer(prompt + after).input_ids
+            blocks.append(head + self.processor.tokenizer(response).input_ids + [self.processor.tokenizer.eos_token_id])
+            asked.append(len(head))
+        return shared, blocks, asked
+
+    def rows(self, packs: list[Pack]) -> dict[str, torch.Tensor]:
+        """The language model's input: ids and learn (B, S), positions (3, B, S), mask (B, 1, S, S), added to scores."""
+        encoded = []
+        for pack in packs:
+            visual = [dense.shape[0] * dense.shape[1] * dense.shape[2] for dense in pack.dense]
+            encoded.append((pack, *self.encode(pack, visual)))
+        longest = max(len(shared) + sum(map(len, blocks)) for _, shared, blocks, _ in encoded)
+        size = (len(packs), longest)
+        ids = torch.full(size, self.processor.tokenizer.pad_token_id)
+        learn = torch.zeros(size, dtype=torch.bool)
+        owner = torch.full(size, -1)  # 0: shared by all questions, n: of question n, -1: padding
+        positions = torch.zeros(3, *size, dtype=torch.long)
+        for row, (pack, shared, blocks, asked) in enumerate(encoded):
+            grids = torch.tensor([[d.shape[0], 2 * d.shape[1], 2 * d.shape[2]] for d in pack.dense])
+            kind = "video" if pack.medium == "video" else "image"
+            at, ids_shared = len(shared), torch.tensor([shared])
+            where, _ = Qwen2_5_VLModel.get_rope_index(self, ids_shared, **{f"{kind}_grid_thw": grids})
+            ids[row, :at], owner[row, :at], positions[:, row, :at] = ids_shared[0], 0, where[:, 0]
+            following = int(where.max()) + 1
+            for number, (block, head) in enumerate(zip(blocks, asked, strict=True), start=1):
+                end = at + len(block)
+                ids[row, at:end], owner[row, at:end] = torch.tensor(block), number
+                positions[:, row, at:end] = following + torch.arange(len(block))
+                learn[row, at + head : end] = True
+                at = end
+        seen = (owner[:, None, :] == 0) | (owner[:, None, :] == owner[:, :, None])
+        order = torch.ones(longest, longest, dtype=torch.bool).tril()
+        mask = torch.zeros(seen.shape).masked_fill_(~(seen & order), -torch.inf)[:, None]
+        return dict(ids=ids, learn=learn, positions=positions, mask=mask)
 
 
 def patchify(pixels: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
-    """Pictures as the vision tower takes them, as the image processor would make them (sizes multiples of 28).
+    """A picture or clip as the vision tower takes it, as the processor would make it (sizes multiples of 28).
 
     Args:
-        pixels: (B, T, H, W, 3) uint8; T is 1 (a picture) or even.
+        pixels: (T, H, W, 3) uint8; T is 1 (a picture) or even.
 
     Returns:
-        (B * max(1, T/2) * H/14 * W/14, 1176) float32, 2 x 2 merge groups together.
+        (max(1, T/2) * H/14 * W/14, 1176) float32, 2 x 2 merge groups together.
     """
-    if pixels.shape[1] == 1:
-        pixels = pixels.expand(-1, 2, -1, -1, -1)  # a still picture is two equal frames
-    batch, count, height, width, _ = pixels.shape
+    if len(pixels) == 1:
+        pixels = pixels.expand(2, -1, -1, -1)  # a still picture is two equal frames
+    count, height, width, _ = pixels.shape
     x = (pixels.float() / 255 - pixels.new_tensor(mean, dtype=torch.float)) / pixels.new_tensor(std, dtype=torch.float)
-    x = x.reshape(batch, count // 2, 2, height // 28, 2, 14, width // 28, 2, 14, 3)
-    x = x.permute(0, 1, 3, 6, 4, 7, 9, 2, 5, 8)  # B, time, row, column, 2, 2, channel, 2, 14, 14
-    return x.reshape(batch * count // 2 * height * width // 196, -1)
+    x = x.reshape(count // 2, 2, height // 28, 2, 14, width // 28, 2, 14, 3)
+    x = x.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)  # time, row, column, 2, 2, channel, 2, 14, 14
+    return x.reshape(count // 2 * height * width // 196, -1)
 
 
 def batched_attention(self, hidden_states, cu_seqlens, rotary_pos_emb=None, position_embeddings=None, **kwargs):
@@ -169,20 +284,27 @@ def batched_attention(self, hidden_states, cu_seqlens, rotary_pos_emb=None, posi
 class Trainer:
     """Model, heads of the dense targets, optimiser and place in the schedule; saved and loaded as one file."""
 
-    def __init__(self, preset: str, seed: int, device: str, run: Path, rank: int = 0, world: int = 1):
+    def __init__(
+        self, preset: str, seed: int, device: str, run: Path, rank: int = 0, world: int = 1, start: Path | None = None
+    ):
         self.preset, self.stages, self.seed, self.device, self.run = preset, PRESETS[preset], seed, device, run
         self.rank, self.world = rank, world
         self.processor = new_processor()
         self.tokenizer = self.processor.tokenizer
-        self.model = new_model(self.tokenizer, seed).to(device)
+        self.model = new_model(self.tokenizer, seed)
+        self.encoder = Encoder(self.processor, self.model.config)
+        self.started_from = str(start) if start else None
+        if start:
+            self.warm_start(start)
+        self.model.to(device)
         width = self.model.config.text_config.hidden_size
         self.heads = torch.nn.Linear(width, sum(CLASSES)).to(device)
         for block in self.model.visual.blocks:
             block.attn.forward = MethodType(batched_attention, block.attn)
-        vision = list(self.model.visual.parameters()) + list(self.heads.parameters())
+        vision = list(self.model.visual.parameters())
         seen = {id(p) for p in vision}
         text = [p for p in self.model.parameters() if id(p) not in seen]
-        groups = [dict(params=vision), dict(params=text)]
+        groups = [dict(params=vision), dict(params=text), dict(params=list(self.heads.parameters()))]
         self.optimiser = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.02)
         self.stage, self.batch, self.seconds = 0, 0, 0.0
 
@@ -201,6 +323,7 @@ class Trainer:
         state = dict(
             preset=self.preset,
             seed=self.seed,
+            started_from=self.started_from,
             stages=self.schedule,
             stage=self.stage,
             batch=self.batch,
@@ -223,80 +346,98 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
         self.optimiser.load_state_dict(state["optimiser"])
+        self.started_from = state["started_from"]
         self.stage, self.batch, self.seconds = state["stage"], state["batch"], state["seconds"]
 
     def set_rates(self, stage: Stage) -> None:
-        total = stage.samples // stage.batch
-        warm = min(1.0, (self.batch + 1) / 200)
+        total = stage.pictures // stage.batch
+        warm = min(1.0, (self.batch + 1) / 50)
         left = (total - self.batch) / max(1, int(stage.decay * total))
         falling = 1.0
         if stage.decay and left < 1.0:
             falling = stage.floor + (1 - stage.floor) * 0.5 * (1 - math.cos(math.pi * left))
-        rates = (stage.vision_rate, stage.text_rate)
+        rates = (stage.vision_rate, stage.text_rate, 5 * stage.vision_rate)
         for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * warm * falling
 
-    def dense_loss(self, features: torch.Tensor, dense: torch.Tensor) -> tuple[torch.Tensor, list[float]]:
-        """Cross-entropy over kind, wear and order of every token (bare ground counts a fifth); accuracy on animals."""
-        labels = dense.reshape(-1, 3)
-        weight = torch.where(labels[:, 0] > 0, 1.0, 0.2)
-        loss, right = 0.0, []
-        for part, target in zip(self.heads(features).split(CLASSES, dim=-1), labels.unbind(-1), strict=True):
-            loss = loss + (F.cross_entropy(part, target, reduction="none") * weight).sum() / weight.sum()
-            right.append((part.argmax(-1) == target)[target > 0].float().mean().item())
+    def warm_start(self, folder: Path) -> None:
+        """Begin with the weights of a checkpoint of the same shape; words it knows keep their embeddings.
+
+        Raises:
+            ValueError: when its layers have other shapes.
+        """
+        loaded = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            loaded |= load_file(file)
+        own = self.model.state_dict()
+        # Names in files are those of the released checkpoints; the model's own are one level deeper.
+        names = {n.replace("model.visual.", "visual.").replace("model.language_model.", "model."): n for n in own}
+        old, new = AutoTokenizer.from_pretrained(folder).get_vocab(), self.tokenizer.get_vocab()
+        shared = [(new[word], old[word]) for word in new if word in old]
+        into, out_of = (torch.tensor(ids) for ids in zip(*shared, strict=True))
+        for name, tensor in loaded.items():
+            target = own[names[name]]
+            if name.startswith(("model.embed_tokens", "lm_head")):
+                target[into] = tensor[out_of]
+            elif target.shape != tensor.shape:
+                raise ValueError(f"{name} of {folder} is {tuple(tensor.shape)}, not {tuple(target.shape)}")
+            else:
+                target.copy_(tensor)
+
+    def dense_loss(self, features: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Cross-entropy over the labels of every token (where there is nothing, a fifth); accuracy where there is.
+
+        Args:
+            features: (N, D). labels: (N, 8), see `scenes.dense_labels`.
+        """
+        something = labels.amax(1) > 0
+        weight = torch.where(something, 1.0, 0.2)
+        loss, right = 0.0, {}
+        parts = self.heads(features).split(CLASSES, dim=-1)
+        for name, part, target in zip(LABELS, parts, labels.unbind(-1), strict=True):
+            losses = F.cross_entropy(part.float(), target, reduction="none")
+            # Few tokens lie on letters, tags or movers: they count more.
+            own = weight * torch.where(target > 0, 4.0 if name in ("glyph", "place", "price", "move") else 1.0, 1.0)
+            loss = loss + (losses * own).sum() / own.sum().clamp_min(1)
+            right[name] = (part.argmax(-1) == target)[target > 0].float().mean()
         return loss, right
 
-    def encode(self, prompts: list[str], responses: list[str], kind: str, visual: int) -> tuple[torch.Tensor, ...]:
-        """Token ids, right-padded, with `visual` placeholders of the kind each, and a mask of what is to be learned."""
-        pad, image = self.tokenizer.pad_token_id, getattr(self.model.config, f"{kind}_token_id")
-        rows = []
-        for prompt, response in zip(prompts, responses, strict=True):
-            messages = [{"role": "user", "content": [{"type": kind}, {"type": "text", "text": prompt}]}]
-            text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
-            head = self.tokenizer(text).input_ids
-            at = head.index(image)
-            head = head[:at] + [image] * visual + head[at + 1 :]
-            tail = self.tokenizer(response).input_ids + [self.tokenizer.eos_token_id]
-            rows.append((head, tail))
-        longest = max(len(h) + len(t) for h, t in rows)
-        ids = torch.full((len(rows), longest), pad)
-        learn = torch.zeros_like(ids, dtype=torch.bool)
-        mask = torch.zeros_like(ids)
-        for i, (head, tail) in enumerate(rows):
-            ids[i, : len(head) + len(tail)] = torch.tensor(head + tail)
-            mask[i, : len(head) + len(tail)] = 1
-            learn[i, len(head) : len(head) + len(tail)] = True
-        return ids, mask, learn
-
-    def loss(self, stage: Stage, pixels, dense, prompts, responses) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, stage: Stage, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of a batch from `Encoder.batch`, and what to show of it."""
         image = self.processor.image_processor
-        batch, count, height, width, _ = pixels.shape
-        patches = patchify(pixels.to(self.device), image.image_mean, image.image_std)
-        steps, kind = max(1, count // 2), "image" if count == 1 else "video"
-        grid = torch.tensor([[steps, height // 14, width // 14]] * batch, device=self.device)
-        dense = dense[:, None].expand(-1, steps, -1, -1, -1)
-        features = self.model.visual(patches, grid_thw=grid)
-        dense_loss, right = self.dense_loss(features, dense.to(self.device))
-        seen = dict(zip(("kind", "wear", "order"), right, strict=True))
+        sizes = batch["sizes"].tolist()
+        rows = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        pixels = rows["pixels"].split([math.prod(size) for size in sizes])
+        patches = [
+            patchify(flat.view(size), image.image_mean, image.image_std)
+            for flat, size in zip(pixels, sizes, strict=True)
+        ]
+        features = self.model.visual(torch.cat(patches), grid_thw=rows["grid"])
+        dense_loss, seen = self.dense_loss(features, rows["labels"])
         if not stage.text_rate:
             return dense_loss, seen
-        encoded = self.encode(prompts, responses, kind, features.shape[0] // batch)
-        ids, mask, learn = (x.to(self.device) for x in encoded)
+        ids, config = rows["ids"], self.model.config
         embeds = self.model.get_input_embeddings()(ids)
-        placeholder = getattr(self.model.config, f"{kind}_token_id")
-        embeds = embeds.masked_scatter((ids == placeholder)[..., None], features.to(embeds.dtype))
-        positions, _ = self.model.model.get_rope_index(ids, attention_mask=mask, **{f"{kind}_grid_thw": grid})
+        visual = (ids == config.image_token_id) | (ids == config.video_token_id)
+        embeds = embeds.masked_scatter(visual[..., None], features.to(embeds.dtype))
         hidden = self.model.model.language_model(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
+            inputs_embeds=embeds,
+            attention_mask={"full_attention": rows["mask"]},
+            position_ids=rows["positions"],
+            use_cache=False,
         ).last_hidden_state
-        where = learn[:, 1:]
-        logits = self.model.lm_head(hidden[:, :-1][where])
+        where = rows["learn"][:, 1:]
+        logits = self.model.lm_head(hidden[:, :-1][where]).float()
         targets = ids[:, 1:][where]
         text_loss = F.cross_entropy(logits, targets)
-        wrong = torch.zeros_like(ids[:, 1:])
-        wrong[where] = (logits.argmax(-1) != targets).long()
-        exact = (wrong.sum(1) == 0).float().mean().item()
-        return text_loss + stage.dense_weight * dense_loss, {"loss": text_loss.item(), "exact": exact, **seen}
+        right = logits.argmax(-1) == targets
+        # A response is right when every token of it is; each ends with the end token.
+        ends = targets == self.tokenizer.eos_token_id
+        number = torch.cumsum(ends, 0) - ends.long()
+        wrong = torch.zeros(int(ends.sum()), device=self.device).index_add_(0, number, (~right).float())
+        return text_loss + stage.dense_weight * dense_loss, {
+            "loss": text_loss.detach(), "exact": (wrong == 0).float().mean(), **seen
+        }  # fmt: skip
 
     def train(self, minutes: float, workers: int) -> bool:
         """Go on until the schedule's end (True) or for `minutes` of this call; saves every two minutes."""
@@ -306,14 +447,20 @@ class Trainer:
         while self.stage < len(self.stages):
             stage = self.stages[self.stage]
             batches = Batches(stage, self.stage, self.seed, self.batch, self.rank, self.world)
-            loader = DataLoader(batches, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
-            total = stage.samples // stage.batch
+            loader = DataLoader(
+                batches,
+                batch_size=None,
+                num_workers=workers,
+                prefetch_factor=4 if workers else None,
+                collate_fn=partial(self.encoder.batch, text=stage.text_rate > 0),
+            )
+            total = stage.pictures // stage.batch
             bar = tqdm(loader, initial=self.batch, total=total, desc=stage.name, mininterval=5, disable=self.rank > 0)
-            mean: dict[str, float] = {}
+            mean: dict[str, torch.Tensor] = {}
             for batch in bar:
                 self.set_rates(stage)
                 with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
-                    loss, seen = self.loss(stage, *batch)
+                    loss, seen = self.loss(stage, batch)
                 self.optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 params = [p for group in self.optimiser.param_groups for p in group["params"] if p.grad is not None]
@@ -323,12 +470,14 @@ class Trainer:
                 self.optimiser.step()
                 self.batch += 1
                 for key, value in seen.items():
+                    value = torch.nan_to_num(value, nan=float(mean.get(key, 0.0)))  # none in this batch: no news
                     mean[key] = 0.98 * mean.get(key, value) + 0.02 * value
-                bar.set_postfix({key: f"{value:.3f}" for key, value in mean.items()}, refresh=False)
+                if self.batch % 20 == 0:  # reading them waits for the device
+                    bar.set_postfix({key: f"{float(value):.2f}" for key, value in mean.items()}, refresh=False)
                 now = time.monotonic()
                 if self.batch % 100 == 0 and self.rank == 0:
-                    line = dict(stage=stage.name, samples=self.batch * stage.batch, seconds=self.seconds + now - saved)
-                    log.write(json.dumps({**line, **{k: round(v, 4) for k, v in mean.items()}}) + "\n")
+                    line = dict(stage=stage.name, pictures=self.batch * stage.batch, seconds=self.seconds + now - saved)
+                    log.write(json.dumps({**line, **{k: round(float(v), 4) for k, v in mean.items()}}) + "\n")
                     log.flush()
                 due = now - begin > 60 * minutes
                 if self.agreed(due or now - saved > 120):
@@ -336,9 +485,9 @@ class Trainer:
                     self.save()
                     if self.agreed(due):
                         return False
-            self.stage, self.batch = self.stage + 1, 0
-        self.seconds += time.monotonic() - saved
-        self.save()
+            now = time.monotonic()
+            self.stage, self.batch, self.seconds, saved = self.stage + 1, 0, self.seconds + now - saved, now
+            self.save()
         return True
 
     def average(self, tensors: list[torch.Tensor]) -> None:
@@ -364,6 +513,7 @@ class Trainer:
             preset=self.preset,
             seed=self.seed,
             processes=self.world,
+            started_from=self.started_from,
             seconds=round(self.seconds),
             torch=torch.__version__,
             finished=self.stage == len(self.stages),
@@ -375,12 +525,15 @@ class Trainer:
 def work(rank: int, args: argparse.Namespace, run: Path) -> None:
     """One training process: `rank` of `args.processes`."""
     if args.device == "cpu":
+        torch.set_flush_denormal(True)
         torch.set_num_threads(1)  # small matrices: processes use two cores, threads hardly do
     if args.processes > 1:
         torch.distributed.init_process_group(
             "gloo", init_method=f"file://{run.resolve()}/rendezvous", rank=rank, world_size=args.processes
         )
-    trainer = Trainer(args.preset, args.seed, args.device, run, rank, args.processes)
+    begun = (run / "state.pt").exists()
+    start = None if begun else args.start_from
+    trainer = Trainer(args.preset, args.seed, args.device, run, rank, args.processes, start)
     if trainer.state_file.exists():
         trainer.load()
     done = trainer.train(args.minutes, args.workers)
@@ -397,6 +550,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop (resumably) after this long")
     parser.add_argument("--run", type=Path, default=Path("runs/garden"), help="where the resumable state is kept")
+    parser.add_argument("--start-from", type=Path, help="checkpoint folder whose weights to begin with")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if cuda else "cpu")

@@ -1,28 +1,27 @@
-"""The garden: its scenes, pictures, questions and labels; the bundled model's parts; its training; its folder.
+"""The bundled model's parts: its tokenizer, template and processors, its training, and the folder that ships.
 
-Nothing here asks how well a model answers: that is measured by the evaluation, not by tests.
+Nothing here asks how well a model answers: that is measured by the evaluation, not by tests. Scenes, pictures and
+questions have tests of their own.
 """
 
 import hashlib
 import json
 import os
-import re
 import subprocess
 import sys
 import unicodedata
-from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from types import MethodType, SimpleNamespace
 
-import av
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForImageTextToText,
@@ -31,17 +30,14 @@ from transformers import (
     Qwen2_5_VLProcessor,
 )
 
-import demo
 import garden.train
-from garden import example
-from garden.model import SPECIAL, TAGS, new_config, new_model, new_processor
-from garden.questions import KINDS, MAX_COUNT, WEARS, item_for
-from garden.render import frames, render
-from garden.scenes import MAX_ANIMALS, SPLITS, TOKEN, Scene, cast, dense_labels, place, rng_for, scene_for
-from garden.train import PRESETS, Batches, Stage, Trainer, batched_attention, patchify
+from garden.model import SPECIAL, TAGS, VOCABULARY, new_config, new_model, new_processor
+from garden.render import render
+from garden.scenes import LABELS, SPLITS, TOKEN, dense_labels, rng_for
+from garden.tasks import TASKS, item_for, make_item
+from garden.train import PRESETS, SMALL, Batches, Pack, Stage, Trainer, batched_attention, make_pack, patchify
 from policy.answer import AvisSettings, prepare
 from policy.prompts import DIRECT, THINKING
-from policy.vote import extract_answer
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = ROOT / "models" / "garden-tiny"
@@ -58,290 +54,29 @@ def digest(*parts: bytes) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-# ------------------------------------------------------------------------------------------- the same everywhere
+# -------------------------------------------------------------------------------------- tokenizer, chat template
 
 
-def fingerprints() -> dict[str, str]:
-    """Hashes of what must be the same in every process; this file is also the program of the other process."""
-    items = [item_for("dev", index, task, 140, 168) for task in ("count", "attribute") for index in range(20)]
-    rng = rng_for("test", 5)
-    wide = place(rng, 280, 196, cast(rng, 2))
-    clip = list(frames(wide, 3))
-    return {
-        "items": digest(repr(items).encode()),
-        "scene": digest(repr(wide).encode()),
-        "labels": digest(dense_labels(wide).tobytes()),
-        "picture": digest(render(wide).tobytes()),
-        "clip": digest(*(picture.tobytes() for picture in clip)),
-        "tokenizer": digest(new_processor().tokenizer.backend_tokenizer.to_str().encode()),
-    }
+def vocabulary_of(processor: Qwen2_5_VLProcessor) -> str:
+    return digest(processor.tokenizer.backend_tokenizer.to_str().encode())
 
 
-def test_another_process_makes_the_same(processor):
-    """Guards against: `hash()` of a string, the order of a set, or a global generator in scene, picture, question or
-    vocabulary, by which training could not be resumed and a split would be another one in every process."""
+def test_another_process_makes_the_same_tokenizer(processor):
+    """Guards against: `hash()` of a string or the order of a set in the words that the vocabulary is learnt from, by
+    which a model would be read with another vocabulary than it was trained with."""
     environment = os.environ | {"PYTHONHASHSEED": "4711"}
     run = subprocess.run([sys.executable, __file__], check=True, capture_output=True, text=True, env=environment)
-    assert json.loads(run.stdout) == fingerprints()
+    assert run.stdout.strip() == vocabulary_of(processor)
 
-
-def test_splits_share_nothing():
-    """Guards against: splits that are shifted windows of one stream, so that test scenes were trained on."""
-    scenes = {split: [scene_for(split, index) for index in range(300)] for split in SPLITS}
-    items = {split: [item_for(split, index) for index in range(300)] for split in SPLITS}
-    everything = [thing for made in (scenes, items) for of_split in made.values() for thing in of_split]
-    stripped = {repr(replace(getattr(thing, "scene", thing), seed=0)) for thing in everything}
-    assert len(stripped) == len(everything)
-    pictures = [render(item.scene).tobytes() for of_split in items.values() for item in of_split[:25]]
-    assert len(set(map(digest, pictures))) == len(pictures)
-
-
-def test_unknown_split_is_refused():
-    """Guards against: a misspelt split that quietly becomes one of its own, unknown to every other command."""
-    with pytest.raises(ValueError, match="one of train, calibration, dev, test"):
-        rng_for("validation", 3)
-
-
-# ---------------------------------------------------------------------------------------------------- questions
-
-
-def asked_for(question: str) -> tuple[str | None, str | None]:
-    """Kind and wear that a question names, read from its words alone."""
-    words = re.findall("[a-z]+", question.lower())
-    kinds = [kind for kind in KINDS if kind in words or f"{kind}s" in words]
-    wears = [wear for wear in WEARS if wear in words]
-    assert len(kinds) <= 1 and len(wears) <= 1, f"ambiguous: {question}"
-    return (kinds or [None])[0], (wears or [None])[0]
-
-
-STEP = re.compile(r"(\d+) ([a-z]+) ([a-z]+): (\w+)")
-
-
-def steps(trace: str) -> list[tuple[int, str, str, str]]:
-    matches = [STEP.fullmatch(step) for step in trace.split("; ")]
-    assert all(matches), f"a step that cannot be read: {trace}"
-    return [(int(m[1]), m[2], m[3], m[4]) for m in matches]
-
-
-@pytest.mark.parametrize("most", [4, 8])
-def test_counting_items_are_right(most):
-    """Guards against: an answer that its own picture contradicts; a trace that skips an animal, leaves the reading
-    order, counts wrongly, or ends on another number than the answer."""
-    forms = set()
-    for index in range(400):
-        item = item_for("dev", index, "count", 280, 280, most)
-        kind, wears = asked_for(item.question)
-        forms.add((kind is None, wears is None))
-        animals = item.scene.animals
-        hits = [kind in (None, a.kind) and wears in (None, a.wears) for a in animals]
-        assert item.answer == str(sum(hits))
-        running = [str(sum(hits[: n + 1])) for n in range(len(hits))]
-        expected = [(n, a.kind, a.wears, c) for n, (a, c) in enumerate(zip(animals, running, strict=True), start=1)]
-        assert steps(item.trace) == expected
-        assert 1 <= len(animals) <= most
-    assert forms == {(False, False), (False, True), (True, False)}  # kind and wear, kind alone, wear alone
-
-
-def test_attribute_items_are_right():
-    """Guards against: a question about one of two animals of a kind, or a trace that misses the one asked about."""
-    for index in range(400):
-        item = item_for("dev", index, "attribute", 280, 280, 6)
-        kind, _ = asked_for(item.question)
-        named = [n for n, a in enumerate(item.scene.animals, start=1) if a.kind == kind]
-        assert len(named) == 1
-        assert item.answer == item.scene.animals[named[0] - 1].wears
-        read = steps(item.trace)
-        assert read == [
-            (n, a.kind, a.wears, "yes" if a.kind == kind else "no")
-            for n, a in enumerate(item.scene.animals[: named[0]], start=1)
-        ]
-
-
-@pytest.mark.parametrize(
-    ("task", "answers"), [("count", list(map(str, range(MAX_COUNT + 1)))), ("attribute", list(WEARS))]
-)
-def test_answers_are_balanced(task, answers):
-    """Guards against: scenes drawn before answers (73% "0"), where a blind guess looks like skill.
-
-    Each answer's share of 2,000 items lies within five standard errors of an even draw; a fair draw leaves that for
-    one answer with odds of 6e-7.
-    """
-    count = 2000
-    seen = Counter(item_for("calibration", index, task).answer for index in range(count))
-    assert set(seen) == set(answers)
-    even = 1 / len(answers)
-    allowed = 5 * (count * even * (1 - even)) ** 0.5
-    assert all(abs(n - count * even) < allowed for n in seen.values()), seen
-
-
-def test_responses_are_what_the_vote_reads():
-    """Guards against: a target that the vote cannot read, or thinking in the form that is asked not to think."""
-    for task in ("count", "attribute"):
-        for index in range(50):
-            item = item_for("dev", index, task)
-            assert item.trace in item.response() and item.trace not in item.response(thinking=False)
-            for thinking in (True, False):
-                assert extract_answer(item.response(thinking)) == item.answer
-
-
-def test_unknown_task_is_refused():
-    """Guards against: a misspelt task answered with items of another one."""
-    with pytest.raises(ValueError):
-        item_for("dev", 0, "counting")
-
-
-# ----------------------------------------------------------------------------------------------- scenes, pictures
-
-tokens = st.integers(5, 18)
-seeds = st.integers(0, 2**20)
-
-
-def some_scene(columns: int, rows: int, count: int, seed: int) -> Scene:
-    """A scene of `count` animals, however small they have to be."""
-    rng = rng_for("dev", 900, seed)
-    return place(rng, columns * TOKEN, rows * TOKEN, cast(rng, count))
-
-
-@settings(max_examples=150, deadline=None)
-@given(width=tokens, height=tokens, seed=seeds, cell=st.floats(68, 140))
-def test_reading_order_is_row_by_row(width, height, seed, cell):
-    """Guards against: traces that list animals in the order they were drawn in, or column by column; and two animals
-    in one cell, which hide each other."""
-    width, height = width * TOKEN, height * TOKEN
-    columns, rows = int(width // cell), int(height // cell)
-    rng = rng_for("dev", 901, seed)
-    pairs = cast(rng, min(MAX_ANIMALS, columns * rows))
-    scene = place(rng, width, height, pairs, cell)
-    assert [(a.kind, a.wears) for a in scene.animals] == pairs
-    places = [(int(a.y / (height / rows)), int(a.x / (width / columns))) for a in scene.animals]
-    assert all(first < second for first, second in pairwise(places)), places
-    for animal, (row, column) in zip(scene.animals, places, strict=True):
-        assert column * width / columns <= animal.x - 0.375 * animal.size + 1e-6
-        assert animal.x + 0.375 * animal.size <= (column + 1) * width / columns + 1e-6
-        assert row * height / rows <= animal.y - 0.5 * animal.size + 1e-6
-        assert animal.y + 0.5 * animal.size <= (row + 1) * height / rows + 1e-6
-
-
-def test_too_many_animals_are_refused():
-    """Guards against: animals silently dropped, so that question and picture disagree."""
-    rng = rng_for("dev", 902)
-    with pytest.raises(ValueError, match="do not fit"):
-        place(rng, 140, 140, cast(rng, 5), cell=70.0)
-    with pytest.raises(ValueError, match="do not fit"):
-        place(rng, 560, 560, cast(rng, MAX_ANIMALS + 1), cell=70.0)
-
-
-@settings(max_examples=300, deadline=None)
-@given(columns=tokens, rows=tokens, count=st.integers(1, MAX_ANIMALS), seed=seeds)
-def test_every_animal_has_a_label_of_its_own(columns, rows, count, seed):
-    """Guards against: small animals between token centres, or overwritten by a neighbour, that the first training
-    stage would teach the tower not to see; and labels of another animal than the one that stands there."""
-    scene = some_scene(columns, rows, count, seed)
-    labels = dense_labels(scene)
-    assert labels.shape == (rows, columns, 3)
-    assert set(labels[..., 2].flat) - {0} == set(range(1, len(scene.animals) + 1))
-    for row in range(rows):
-        for column in range(columns):
-            kind, wears, order = labels[row, column].tolist()
-            if not order:
-                assert kind == wears == 0
-                continue
-            animal = scene.animals[order - 1]
-            assert (KINDS[kind - 1], WEARS[wears - 1]) == (animal.kind, animal.wears)
-            # The token touches the animal's box.
-            assert abs((column + 0.5) * TOKEN - animal.x) <= 0.375 * animal.size + TOKEN / 2
-            assert abs((row + 0.5) * TOKEN - animal.y) <= 0.5 * animal.size + TOKEN / 2
-
-
-@pytest.mark.parametrize("size", [(140, 140), (196, 140), (280, 364), (384, 512)])
-def test_pictures_have_the_declared_size(size):
-    """Guards against: width and height swapped, which square pictures hide."""
-    picture = render(scene_for("dev", 3, *size))
-    assert (picture.size, picture.mode) == (size, "RGB")
-
-
-def test_pictures_show_what_the_record_says():
-    """Guards against: an animal hidden by another, drawn elsewhere than its record and labels say, or with its
-    accessory not to be seen."""
-    for index in range(8):
-        scene = some_scene(10, 8, 6, seed=index)
-        shown = np.asarray(render(scene)).astype(int)
-        labels = dense_labels(scene)
-        for order, animal in enumerate(scene.animals, start=1):
-            others = tuple(a for a in scene.animals if a is not animal)
-            without = np.asarray(render(replace(scene, animals=others))).astype(int)
-            changed = np.abs(shown - without).max(axis=2) > 12
-            y, x = changed.nonzero()
-            assert abs(x.mean() - animal.x) < 0.3 * animal.size and abs(y.mean() - animal.y) < 0.3 * animal.size
-            # Its picture may stick out of its box by its shadow and by its tilt, no further.
-            assert x.min() > animal.x - 0.375 * animal.size - 10 and x.max() < animal.x + 0.375 * animal.size + 10
-            assert y.min() > animal.y - 0.5 * animal.size - 10 and y.max() < animal.y + 0.5 * animal.size + 10
-            labelled = np.kron(labels[..., 2] == order, np.ones((TOKEN, TOKEN), dtype=bool))
-            assert changed[labelled].mean() > 0.3, "its labelled tokens show little of the animal"
-            if animal.wears != "nothing":
-                bare = tuple(replace(a, wears="nothing") if a is animal else a for a in scene.animals)
-                undressed = np.asarray(render(replace(scene, animals=bare))).astype(int)
-                worn = np.abs(shown - undressed).max(axis=2) > 40
-                assert worn.sum() > 0.02 * animal.size**2, f"{animal.kind} {animal.wears}: hardly to be seen"
-
-
-def test_clips_move_and_have_the_asked_length():
-    """Guards against: a clip of one picture repeated, frames of another size, or one frame too many."""
-    scene = scene_for("dev", 8, 196, 140)
-    for count in (1, 2, 5):
-        clip = list(frames(scene, count, per_second=2))
-        assert [picture.size for picture in clip] == [(196, 140)] * count
-    assert len({picture.tobytes() for picture in clip}) == 5
-
-
-# ---------------------------------------------------------------------------------------------------- the example
-
-
-def test_example_picture_is_the_gardens_own():
-    """Guards against: an example that was drawn by an older garden, or whose answer is not what the tests expect."""
-    scene = example.example_scene()
-    hits = [(a.kind, a.wears) == ("rabbit", "glasses") for a in scene.animals]
-    assert sum(hits) == 2 and {"rabbit"} < {a.kind for a in scene.animals}
-    with Image.open(ROOT / "example.jpg") as shipped:
-        assert shipped.size == (384, 512)
-        off = np.abs(np.asarray(shipped.convert("RGB")).astype(int) - np.asarray(render(scene)).astype(int))
-    assert off.mean() < 4, "example.jpg is not this scene: run python -m garden.example"
-    assert demo.QUESTION == example.QUESTION
-
-
-def test_scenes_like_the_example():
-    """Guards against: "fresh scenes like the example" that are easier, of another size, or the example itself."""
-    items = [example.like_example(split, index) for split in ("dev", "test") for index in range(50)]
-    for item in items:
-        assert (item.scene.width, item.scene.height, item.question) == (384, 512, example.QUESTION)
-        assert 4 <= len(item.scene.animals) <= 8
-        assert item.answer == str(sum((a.kind, a.wears) == ("rabbit", "glasses") for a in item.scene.animals))
-    assert len({repr(item.scene.animals) for item in items}) == 100
-    assert {item.answer for item in items} == set("01234")
-
-
-def test_clips_are_written_whole(tmp_path):
-    """Guards against: a clip without its last frames (an encoder that is not flushed), or at another rate."""
-    example.write_clip(example.clip_scene(), tmp_path / "clip.mp4", seconds=1.0, rate=6)
-    for path, length, rate in ((tmp_path / "clip.mp4", 6, 6), (ROOT / "example.mp4", 48, 12)):
-        with av.open(str(path)) as file:
-            shown = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
-            assert file.streams.video[0].average_rate == rate
-        assert [frame.shape for frame in shown] == [(224, 280, 3)] * length
-        first = np.asarray(next(frames(example.clip_scene(), 1, rate))).astype(int)
-        assert np.abs(shown[0].astype(int) - first).mean() < 8, f"{path.name} is not this scene"
-
-
-# -------------------------------------------------------------------------------------- tokenizer, chat template
 
 # Python and the tokenizer may know different versions of Unicode: only code points that both know.
 known = st.characters(exclude_categories=("Cs", "Cn"))
 pieces = st.text(known, max_size=20) | st.sampled_from(
-    [*SPECIAL, *TAGS, " ", "\n\n", "\t", "12 345", "e\u0301", "\u212b", "\U0001f407", "\0", "don't", "<|", "|>"]
+    [*SPECIAL, *TAGS, " ", "\n\n", "\t", "12 345", "e\u0301", "\u212b", "\U0001f407", "\0", "don't", "<|", "|>", "A7 K"]
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(text=st.lists(pieces, max_size=6).map("".join))
 def test_any_text_survives_the_tokenizer(processor, text):
     """Guards against: an unknown token or a lost byte, and spaces that decoding adds, drops or "cleans up". The
@@ -352,15 +87,26 @@ def test_any_text_survives_the_tokenizer(processor, text):
 
 def test_special_tokens(processor):
     """Guards against: a special token cut into pieces; think and answer tags that decoding drops with the special
-    tokens, so that no vote could ever read an answer."""
+    tokens, so that no vote could ever read an answer; more tokens than the model has embeddings for."""
     tokenizer = processor.tokenizer
     for token in (*SPECIAL, *TAGS):
         assert tokenizer.decode(tokenizer(token).input_ids) == token and len(tokenizer(token).input_ids) == 1
     assert tokenizer.decode(tokenizer("".join(SPECIAL) + "a").input_ids, skip_special_tokens=True) == "a"
-    kept = "<think>1 cat hat: 0</think><answer>0</answer>"
+    kept = "<think>left: 1 cat hat 0; 0</think><answer>0</answer>"
     assert tokenizer.decode(tokenizer(kept + "<|im_end|>").input_ids, skip_special_tokens=True) == kept
     assert (tokenizer.eos_token, tokenizer.pad_token, tokenizer.bos_token) == ("<|im_end|>", "<|endoftext|>", None)
     assert (processor.image_token, processor.video_token) == ("<|image_pad|>", "<|video_pad|>")
+    assert len(tokenizer) <= VOCABULARY
+
+
+def test_signs_and_numbers_are_cut_into_single_letters(processor):
+    """Guards against: letters of signs and digits of numbers merged into tokens of two or three, which cannot be
+    spelt out, or standing apart from their space, which doubles the length of every trace."""
+    cut = processor.tokenizer.tokenize
+    for sign in ("A7KX", "HELP", "TRUNK", "23467"):
+        assert len(cut(sign)) == len(sign)
+    for words, tokens in ((" 3 rabbit glasses 2,", 5), (" N H L 4 Y", 5), (" 12", 2), ("left: 1", 3)):
+        assert len(cut(words)) == tokens, cut(words)
 
 
 IMAGE, VIDEO = {"type": "image", "image": "a.png"}, {"type": "video", "video": "a.mp4"}
@@ -436,32 +182,30 @@ def test_chat_template(processor, messages, options, expected):
 # --------------------------------------------------------------------------------------------- training's own parts
 
 
-def random_pixels(batch: int, count: int, height: int, width: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(height * width)
-    return torch.randint(0, 256, (batch, count, height, width, 3), dtype=torch.uint8, generator=generator)
+def random_pixels(count: int, height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height * width).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize(("height", "width"), [(140, 140), (84, 196), (252, 56)])
 def test_patchify_equals_the_image_processor(processor, height, width):
     """Guards against: patches in another order, colour order or scale than inference feeds the tower."""
-    pixels = random_pixels(2, 1, height, width)
+    shown = random_pixels(1, height, width)
     image = processor.image_processor
-    pictures = [Image.fromarray(picture[0].numpy()) for picture in pixels]
-    expected = image(images=pictures, return_tensors="pt")
-    assert expected.image_grid_thw.tolist() == [[1, height // 14, width // 14]] * 2
-    got = patchify(pixels, image.image_mean, image.image_std)
+    expected = image(images=[Image.fromarray(shown[0])], return_tensors="pt")
+    assert expected.image_grid_thw.tolist() == [[1, height // 14, width // 14]]
+    got = patchify(torch.from_numpy(shown), image.image_mean, image.image_std)
     torch.testing.assert_close(got, expected.pixel_values, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("count", "height", "width"), [(2, 140, 112), (4, 84, 196)])
 def test_patchify_equals_the_video_processor(processor, count, height, width):
     """Guards against: frames of a pair swapped, or time inside a patch and time of the grid mixed up."""
-    pixels = random_pixels(2, count, height, width)
+    shown = random_pixels(count, height, width)
     video = processor.video_processor
-    clips = [clip.permute(0, 3, 1, 2) for clip in pixels]
-    expected = video(videos=clips, do_sample_frames=False, return_tensors="pt")
-    assert expected.video_grid_thw.tolist() == [[count // 2, height // 14, width // 14]] * 2
-    got = patchify(pixels, video.image_mean, video.image_std)
+    clip = torch.from_numpy(shown).permute(0, 3, 1, 2)
+    expected = video(videos=[clip], do_sample_frames=False, return_tensors="pt")
+    assert expected.video_grid_thw.tolist() == [[count // 2, height // 14, width // 14]]
+    got = patchify(torch.from_numpy(shown), video.image_mean, video.image_std)
     torch.testing.assert_close(got, expected.pixel_values_videos, atol=1e-5, rtol=0)
 
 
@@ -494,26 +238,42 @@ def test_batched_attention_equals_upstream(processor, grids):
     torch.testing.assert_close(our_gradient, gradient, atol=1e-3 * gradient.abs().max().item(), rtol=0)
 
 
-MINI = Stage("speak", 12, 4, ((5, 5), (6, 5)), 4, 4e-4, 1.5e-3, 0.3, video=0.5)
+EASY = (0.5, 0.3, 0.2, 0.0, 0.0)
+TINY = ((5, 5), (6, 5))
+MINI = Stage("speak", 9, 3, TINY, (0.4, 0.3, 0.3), EASY, 3, 4e-4, 1.5e-3, 0.3)
 
 
-def assert_same_batch(got, want):
-    assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
-    assert list(got[2:]) == list(want[2:])
+@pytest.fixture(autouse=True)
+def small_clips(monkeypatch):
+    """Pairs and clips are drawn at sizes of training's own: here they are tiny."""
+    monkeypatch.setattr(garden.train, "SMALL", TINY)
+
+
+def assert_same_pack(got: Pack, want: Pack):
+    assert (got.medium, got.asked) == (want.medium, want.asked)
+    for ours, theirs in ((got.shown, want.shown), (got.dense, want.dense)):
+        assert len(ours) == len(theirs) and all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def assert_same_batch(got: list[Pack], want: list[Pack]):
+    for ours, theirs in zip(got, want, strict=True):
+        assert_same_pack(ours, theirs)
 
 
 def test_batches_depend_on_seed_stage_and_number_alone():
-    """Guards against: data that changes with the number of processes or workers, or with where a run was resumed."""
+    """Guards against: data that changes with the number of processes or workers, or with where a run was resumed; and
+    rows of a batch that two processes train on both, or neither."""
     whole = [Batches(MINI, 1, seed=3, start=0).make(number) for number in range(3)]
-    assert {batch[0].shape[1] for batch in whole} == {1, 4}, "want pictures and clips among these batches"
-    for got, want in zip(Batches(MINI, 1, seed=3, start=0), whole, strict=True):
-        assert_same_batch(got, want)
-    for got, want in zip(Batches(MINI, 1, seed=3, start=2), whole[2:], strict=True):
-        assert_same_batch(got, want)
-    for rank in range(2):
-        for number, want in enumerate(whole):
-            part = Batches(MINI, 1, seed=3, start=0, rank=rank, world=2).make(number)
-            assert_same_batch(part, tuple(rows[rank::2] for rows in want))
+    assert all(len(batch) == MINI.batch for batch in whole)
+    for start in (0, 2):
+        made = list(Batches(MINI, 1, seed=3, start=start))
+        assert len(made) == 3 - start
+        for got, want in zip(made, whole[start:], strict=True):
+            assert_same_batch(got, want)
+    parts = [Batches(MINI, 1, seed=3, start=0, rank=rank, world=2).make(1) for rank in range(2)]
+    assert [len(part) for part in parts] == [2, 1]
+    for rank, part in enumerate(parts):
+        assert_same_batch(part, whole[1][rank::2])
     with_workers = list(DataLoader(Batches(MINI, 1, seed=3, start=0), batch_size=None, num_workers=2))
     for got, want in zip(with_workers, whole, strict=True):
         assert_same_batch(got, want)
@@ -521,35 +281,53 @@ def test_batches_depend_on_seed_stage_and_number_alone():
 
 def test_batches_of_other_seeds_stages_and_numbers_differ():
     """Guards against: a part of the key that is left out, so that every stage or seed sees the same pictures."""
+    stage = replace(MINI, media=(1.0, 0.0, 0.0))
     variants = [(1, 3, 0), (1, 3, 1), (2, 3, 0), (1, 4, 0)]
-    seen = [Batches(MINI, stage, seed, 0).make(batch) for stage, seed, batch in variants]
-    assert len({batch[0].numpy().tobytes() for batch in seen}) == len(variants)
-    rows = [row.numpy().tobytes() for batch in seen for row in batch[0]]
-    assert len(set(rows)) == len(rows)
+    packs = [pack for number, seed, batch in variants for pack in Batches(stage, number, seed, 0).make(batch)]
+    assert len({pack.shown[0].tobytes() for pack in packs}) == len(packs)
 
 
-def test_batches_ask_for_the_form_that_they_teach():
-    """Guards against: traces taught under the instruction for direct answers, or the other way round."""
-    stage = replace(MINI, samples=64, batch=64, video=0.0)
-    _, _, prompts, responses = Batches(stage, 1, seed=0, start=0).make(0)
-    forms = {(prompt.split("\n")[-1], response.startswith("<think>")) for prompt, response in zip(prompts, responses)}
+def pack_of(medium: str, number: int, questions: int = 4, size: tuple[int, int] = (6, 5), **change) -> Pack:
+    """A pack as training makes it."""
+    return make_pack(rng_for("train", 900, number), replace(MINI, questions=questions, **change), medium, size)
+
+
+def test_packs_hold_what_is_asked_about_them():
+    """Guards against: labels of another size than the picture, questions of one task only, traces taught under the
+    instruction for direct answers or the other way round, and only one form of question."""
+    asked = []
+    for number in range(6):
+        for medium, count in (("image", 1), ("images", 2), ("video", 1)):
+            pack = pack_of(medium, number, questions=6)
+            assert len(pack.shown) == len(pack.dense) == count and len(pack.asked) == 6
+            for shown, dense in zip(pack.shown, pack.dense, strict=True):
+                frames, height, width, _ = shown.shape
+                assert (height, width) == (5 * TOKEN, 6 * TOKEN)
+                assert frames == 1 if medium != "video" else frames % 2 == 0
+                assert dense.shape == (max(1, frames // 2), 5, 6, len(LABELS))
+            asked += pack.asked
+            if medium == "image":
+                assert len({prompt.split("\n")[0] for prompt, _ in pack.asked}) > 3
+    forms = {(prompt.split("\n")[-1], response.startswith("<think>")) for prompt, response in asked}
     assert forms == {(THINKING, True), (DIRECT, False)}
+    assert {"\nA. " in prompt for prompt, _ in asked} == {False, True}
+    assert all(response.endswith("</answer>") for _, response in asked)
 
 
 @pytest.fixture
 def trainer_of(monkeypatch, processor, tmp_path):
-    """Makes trainers of a preset of two stages of five small batches, on a clock of 50 seconds a tick."""
-    see = Stage("see", 10, 2, ((5, 5),), 3, 1.5e-3, 0.0, 1.0, decay=0.3, floor=0.3)
-    speak = Stage("speak", 10, 2, ((5, 5), (6, 5)), 3, 4e-4, 1.5e-3, 0.3, video=0.3, decay=0.9)
+    """Makes trainers of a preset of two stages of five tiny batches, on a clock of 50 seconds a tick."""
+    see = Stage("see", 10, 2, TINY, (1.0, 0.0, 0.0), EASY, 1, 1.5e-3, 0.0, 1.0, decay=0.3, floor=0.3)
+    speak = Stage("speak", 10, 2, TINY, (0.6, 0.2, 0.2), EASY, 2, 4e-4, 1.5e-3, 0.3, decay=0.9)
     monkeypatch.setitem(PRESETS, "mini", (see, speak))
     monkeypatch.setattr(garden.train, "new_processor", lambda: processor)
     ticks = iter(range(0, 10**9, 50))
     monkeypatch.setattr(garden.train, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
 
-    def make(run: str, seed: int = 0, killed_at: int | None = None) -> Trainer:
+    def make(run: str, seed: int = 0, killed_at: int | None = None, start: Path | None = None) -> Trainer:
         folder = tmp_path / run
         folder.mkdir(exist_ok=True)
-        trainer = Trainer("mini", seed, "cpu", folder)
+        trainer = Trainer("mini", seed, "cpu", folder, start=start)
         if trainer.state_file.exists():
             trainer.load()
         if killed_at is not None:
@@ -564,6 +342,163 @@ def trainer_of(monkeypatch, processor, tmp_path):
         return trainer
 
     return make
+
+
+# --------------------------------------------------------------------- several questions in a row, each as if alone
+
+
+def enlarge(model: Qwen2_5_VLForConditionalGeneration):
+    """Weights with which every token matters: fresh ones hide a wrong position or mask inside any tolerance."""
+    generator = torch.Generator().manual_seed(5)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            std = 1.2 / parameter[0].numel() ** 0.5
+            parameter.data = torch.randn(parameter.shape, generator=generator) * std
+
+
+def as_asked_alone(trainer: Trainer, pack: Pack, number: int) -> tuple[torch.Tensor, int]:
+    """The ordinary model's logits for one question of a pack with its response, and the length of the response.
+
+    Through the processor and the model's own positions, attention and mask, with pictures instead of patches.
+    """
+    model = Qwen2_5_VLForConditionalGeneration(trainer.model.config).eval()
+    model.load_state_dict(trainer.model.state_dict())
+    prompt, response = pack.asked[number]
+    kind = "video" if pack.medium == "video" else "image"
+    chat = [user(*({"type": kind} for _ in pack.shown), text(prompt))]
+    words = trainer.processor.apply_chat_template(chat, add_generation_prompt=True)
+    if kind == "image":
+        visuals = dict(images=[Image.fromarray(shown[0]) for shown in pack.shown])
+    else:
+        clips = [torch.from_numpy(shown).permute(0, 3, 1, 2) for shown in pack.shown]
+        visuals = dict(videos=clips, videos_kwargs=dict(fps=[2.0], do_resize=False, do_sample_frames=False))
+    inputs = trainer.processor(text=[words + response + "<|im_end|>"], return_tensors="pt", **visuals)
+    length = len(trainer.tokenizer(response).input_ids) + 1
+    with torch.no_grad():
+        return model(**inputs).logits[0], length
+
+
+def row_logits(trainer: Trainer, packs: list[Pack]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The language model's logits for packed rows, and the rows."""
+    image, model = trainer.processor.image_processor, trainer.model.eval()
+    rows = trainer.encoder.rows(packs)
+    shown = [torch.from_numpy(pictures) for pack in packs for pictures in pack.shown]
+    patches = [patchify(pictures, image.image_mean, image.image_std) for pictures in shown]
+    grid = torch.tensor([[d.shape[0], 2 * d.shape[1], 2 * d.shape[2]] for pack in packs for d in pack.dense])
+    with torch.no_grad():
+        embeds = model.get_input_embeddings()(rows["ids"])
+        visual = (rows["ids"] == model.config.image_token_id) | (rows["ids"] == model.config.video_token_id)
+        embeds[visual] = model.visual(torch.cat(patches), grid_thw=grid)
+        hidden = model.model.language_model(
+            inputs_embeds=embeds,
+            attention_mask={"full_attention": rows["mask"]},
+            position_ids=rows["positions"],
+            use_cache=False,
+        ).last_hidden_state
+        return model.lm_head(hidden), rows
+
+
+@pytest.mark.parametrize("medium", ["image", "images", "video"])
+def test_questions_in_one_row_are_answered_as_if_alone(trainer_of, medium):
+    """Guards against: a question that sees another one or its response, positions other than it has at inference (after
+    a picture, a pair, a clip), and rows that see their padding. Each response's logits are those of the ordinary model
+    that is asked this question alone."""
+    trainer = trainer_of("rows")
+    enlarge(trainer.model)
+    # Two rows of unequal length: the shorter one is padded.
+    packs = [pack_of(medium, 1, questions=3), pack_of(medium, 2, questions=1, size=(5, 5))]
+    logits, rows = row_logits(trainer, packs)
+    assert not rows["learn"][1, -1] and rows["learn"][0, -1]
+    for row, pack in enumerate(packs):
+        where = rows["learn"][row].nonzero()[:, 0]
+        at = 0
+        for number, (_, response) in enumerate(pack.asked):
+            alone, length = as_asked_alone(trainer, pack, number)
+            own = where[at : at + length]
+            expected = trainer.tokenizer(response).input_ids + [trainer.tokenizer.eos_token_id]
+            assert rows["ids"][row, own].tolist() == expected
+            # The token before each of them predicts it.
+            torch.testing.assert_close(logits[row, own - 1], alone[-length - 1 : -1], atol=1e-4, rtol=1e-4)
+            at += length
+        assert at == len(where)
+
+
+def test_loss_is_the_models_own_over_all_responses(trainer_of):
+    """Guards against: a loss over the prompt, over padding or over another shift of the targets, features given to the
+    placeholders of another picture, and dense targets that do not count as much as the stage says."""
+    trainer = trainer_of("loss")
+    enlarge(trainer.model)
+    trainer.model.eval()
+    packs = [pack_of("images", 3, questions=2), pack_of("images", 4, questions=1, size=(5, 5))]
+    losses, lengths = [], []
+    for pack in packs:
+        for number, (_, response) in enumerate(pack.asked):
+            alone, length = as_asked_alone(trainer, pack, number)
+            targets = torch.tensor(trainer.tokenizer(response).input_ids + [trainer.tokenizer.eos_token_id])
+            losses.append(F.cross_entropy(alone[-length - 1 : -1], targets, reduction="sum"))
+            lengths.append(length)
+    batch = trainer.encoder.batch(packs)
+    with torch.no_grad():
+        text_only, seen = trainer.loss(replace(MINI, dense_weight=0.0), batch)
+        dense_only, _ = trainer.loss(replace(MINI, text_rate=0.0), batch)
+        both, _ = trainer.loss(replace(MINI, dense_weight=0.3), batch)
+    torch.testing.assert_close(text_only, sum(losses) / sum(lengths), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(both, text_only + 0.3 * dense_only, atol=1e-4, rtol=1e-4)
+    assert 0 <= float(seen["exact"]) <= 1
+    longer = [packs[0], pack_of("images", 5, questions=6)]  # more padding after the first row's questions
+    first, _ = row_logits(trainer, packs[:1])
+    padded, _ = row_logits(trainer, longer)
+    torch.testing.assert_close(padded[0, : first.shape[1]], first[0], atol=1e-4, rtol=1e-4)
+
+
+def test_exact_answers_are_counted_by_response(trainer_of):
+    """Guards against: a share of right answers that counts tokens, or joins neighbouring responses."""
+    trainer = trainer_of("exact")
+    pack = pack_of("image", 6, questions=3)
+    stage = replace(MINI, dense_weight=0.0)
+    rows = trainer.encoder.rows([pack])
+    ids = rows["ids"][:, 1:][rows["learn"][:, 1:]]
+    ends = (ids == trainer.tokenizer.eos_token_id).nonzero()[:, 0]
+    assert len(ends) == 3
+
+    class Says(torch.nn.Module):
+        """A head that says what it is told to, whatever it sees."""
+
+        def __init__(self, words):
+            super().__init__()
+            self.words = words
+
+        def forward(self, hidden):
+            return F.one_hot(self.words, VOCABULARY).float() + 0 * hidden.sum()
+
+    for wrong, share in (((), 1.0), ((0,), 2 / 3), ((0, 1), 2 / 3), ((int(ends[0]), int(ends[0]) + 1), 1 / 3)):
+        words = ids.clone()
+        words[list(wrong)] = 0
+        trainer.model.lm_head = Says(words)
+        with torch.no_grad():
+            _, seen = trainer.loss(stage, trainer.encoder.batch([pack]))
+        assert float(seen["exact"]) == pytest.approx(share)
+
+
+def test_training_prompts_are_those_of_inference(trainer_of):
+    """Guards against: a model that is trained on another prompt than `answer` gives it, and targets that miss the
+    end token or reach into the prompt."""
+    trainer = trainer_of("prompts")
+    for index, task in enumerate(("count", "more", "price")):
+        item = make_item(rng_for("dev", 901, index), task, 1, ("free", "choice")[index % 2], (5, 6))
+        thinking = index != 1
+        prompt = f"{item.question}\n{THINKING if thinking else DIRECT}"
+        pictures = [np.asarray(render(scene))[None] for scene in item.scenes]
+        dense = [dense_labels(scene) for scene in item.scenes]
+        rows = trainer.encoder.rows([Pack(pictures, dense, item.medium, [(prompt, item.response(thinking))])])
+        shown = [{"type": "image", "image": Image.fromarray(picture[0])} for picture in pictures]
+        inputs = prepare(trainer.processor, [user(*shown, text(item.question))], AvisSettings(thinking=thinking))
+        ids, learn = rows["ids"][0], rows["learn"][0]
+        assert ids[~learn].tolist() == inputs.input_ids[0].tolist()
+        assert trainer.tokenizer.decode(ids[learn]) == item.response(thinking) + "<|im_end|>"
+
+
+# --------------------------------------------------------------------------------------------- schedule and resuming
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -598,9 +533,6 @@ def test_training_resumes_where_it_was(trainer_of):
         legs += 1
     assert legs > 2
     assert_same_weights(trainer_of("paused"), whole)
-    again = trainer_of("whole")
-    assert again.train(minutes=float("inf"), workers=0)
-    assert_same_weights(again, whole)
 
 
 def test_training_stays_with_its_seed_and_preset(trainer_of):
@@ -610,58 +542,140 @@ def test_training_stays_with_its_seed_and_preset(trainer_of):
         trainer_of("run", seed=1)
 
 
+@pytest.mark.parametrize("change", ["past", "future"])
+def test_a_schedule_may_change_only_where_it_has_not_been(trainer_of, monkeypatch, change):
+    """Guards against: a run that was begun with other stages and goes on silently, while its record lists what never
+    ran."""
+    trainer_of("begun").save()
+    first, second = PRESETS["mini"]
+    changed = (replace(first, pictures=16), second) if change == "past" else (first, replace(second, pictures=16))
+    monkeypatch.setitem(PRESETS, "mini", changed)
+    if change == "past":
+        with pytest.raises(ValueError, match="other stages"):
+            trainer_of("begun")
+    else:
+        assert trainer_of("begun").stage == 0
+
+
 def test_stages_train_what_they_say(trainer_of):
     """Guards against: a first stage that moves the language model, or one that leaves the vision tower alone."""
     trainer = trainer_of("stages")
     trainer.set_rates(trainer.stages[0])
-    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    loss, _ = trainer.loss(trainer.stages[0], *Batches(trainer.stages[0], 0, 0, 0).make(0))
+    before = {name: value.clone() for name, value in weights(trainer).items()}
+    loss, _ = trainer.loss(trainer.stages[0], trainer.encoder.batch(Batches(trainer.stages[0], 0, 0, 0).make(0)))
     loss.backward()
     trainer.optimiser.step()
-    moved = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved and all("visual" in name for name in moved)
+    moved = {name for name, value in weights(trainer).items() if not torch.equal(value, before[name])}
+    assert any("visual" in name for name in moved) and any("heads" in name for name in moved)
+    assert all("visual" in name or "heads" in name for name in moved)
 
 
-@pytest.mark.parametrize("video", [0.0, 1.0], ids=["pictures", "clips"])
-def test_training_loss_is_the_models_own(trainer_of, video):
-    """Guards against: training on other positions, another mask or another shift of the targets than the model's
-    own forward has; on padding; or on the prompt."""
-    trainer = trainer_of("loss")
-    stage = replace(MINI, video=video, dense_weight=0.0)
-    batch = Batches(stage, 1, 0, 0).make(0)
-    loss, _ = trainer.loss(stage, *batch)
-    pixels, _, prompts, responses = batch
-    count, height, width = pixels.shape[1:4]
-    kind, visual = ("image", 1) if count == 1 else ("video", count // 2)
-    ids, mask, learn = trainer.encode(prompts, responses, kind, visual * height * width // TOKEN**2)
-    assert len({int(row.sum()) for row in mask}) > 1, "rows of one length have no padding to get wrong"
-    image = trainer.processor.image_processor
-    patches = patchify(pixels, image.image_mean, image.image_std)
-    grid = torch.tensor([[visual, height // 14, width // 14]] * len(ids))
-    suffix = "" if kind == "image" else "_videos"
-    visuals = {f"pixel_values{suffix}": patches, f"{kind}_grid_thw": grid}
-    with torch.no_grad():
-        own = trainer.model(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(~learn, -100), **visuals).loss
-    torch.testing.assert_close(loss.detach(), own, atol=1e-5, rtol=1e-5)
+def test_rates_follow_the_schedule(trainer_of):
+    """Guards against: a rate that jumps where it should fall, falls below its floor, or rises after its warm-up."""
+    trainer = trainer_of("rates")
+    stage = Stage("ripen", 4000, 4, TINY, (1.0, 0.0, 0.0), EASY, 1, 4e-4, 1e-3, 0.3, decay=0.5, floor=0.1)
+    rates = []
+    for trainer.batch in range(1000):
+        trainer.set_rates(stage)
+        rates.append([group["lr"] for group in trainer.optimiser.param_groups[:2]])
+    vision, language = np.array(rates).T
+    assert np.allclose(language / vision, 2.5)
+    peak = language.argmax()
+    assert language[0] < 0.1 * 1e-3 and language[peak] == pytest.approx(1e-3)
+    assert (np.diff(language[: peak + 1]) >= 0).all() and (np.diff(language[peak:]) <= 1e-12).all()
+    assert language[490] == pytest.approx(1e-3) and language[-1] == pytest.approx(1e-4, rel=0.01)
 
 
-def test_training_prompts_are_those_of_inference(trainer_of):
-    """Guards against: a model that is trained on another prompt than `answer` gives it, and targets that miss the
-    end token or reach into the prompt."""
-    trainer = trainer_of("prompts")
-    items = [item_for("dev", index, task, 140, 168) for task in ("count", "attribute") for index in range(3)]
-    thinking = [True, False] * 3
-    prompts = [f"{item.question}\n{THINKING if think else DIRECT}" for item, think in zip(items, thinking)]
-    responses = [item.response(think) for item, think in zip(items, thinking)]
-    ids, mask, learn = trainer.encode(prompts, responses, "image", 30)
-    for row, item in enumerate(items):
-        messages = [user({"type": "image", "image": render(item.scene)}, text(item.question))]
-        inputs = prepare(trainer.processor, messages, AvisSettings(thinking=thinking[row]))
-        real = ids[row][mask[row].bool()]
-        head, tail = real[: inputs.input_ids.shape[1]], real[inputs.input_ids.shape[1] :]
-        assert head.tolist() == inputs.input_ids[0].tolist()
-        assert trainer.tokenizer.decode(tail) == responses[row] + "<|im_end|>"
-        assert ids[row][learn[row]].tolist() == tail.tolist()
+@pytest.mark.parametrize("medium", ["image", "images", "video"])
+def test_a_step_of_the_gpu_preset_runs_in_bfloat16(processor, monkeypatch, tmp_path, medium):
+    """Guards against: under autocast the vision tower gives bfloat16 and the embeddings are float32; putting the one
+    into the other failed at the first batch of the language stage."""
+    monkeypatch.setattr(garden.train, "new_processor", lambda: processor)
+    trainer = Trainer("gpu", 0, "cpu", tmp_path)
+    stage = replace(PRESETS["gpu"][1], questions=2, levels=EASY)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = trainer.loss(stage, trainer.encoder.batch([pack_of(medium, 7, questions=2)]))
+    loss.backward()
+    gradients = [p.grad for p in trainer.model.parameters()]
+    assert all(g is not None and g.isfinite().all() for g in gradients)
+
+
+def test_presets_can_be_drawn():
+    """Guards against: shares that do not add up to one, a schedule that ends before its first batch, sizes that a
+    picture's tokens do not divide, and language training that begins before vision training."""
+    for stages in PRESETS.values():
+        assert stages[0].text_rate == 0 and all(stage.text_rate > 0 for stage in stages[1:])
+        for stage in stages:
+            assert sum(stage.media) == pytest.approx(1) and sum(stage.levels) == pytest.approx(1)
+            assert stage.pictures >= 100 * stage.batch and stage.questions >= 1
+            assert all(4 <= side <= 28 for size in stage.sizes for side in size)
+    # The last stage is made of what is asked for in the end: full size, every level.
+    assert all(stages[-1].sizes == garden.train.FULL and min(stages[-1].levels) > 0 for stages in PRESETS.values())
+    assert len(SMALL) > 3
+
+
+# ------------------------------------------------------------------------------------------------- to and from folders
+
+
+def other_words(folder: Path) -> tuple[str, tuple[str, str]]:
+    """Make a folder's tokenizer another one: a word less, and two words that have changed their places.
+
+    Returns the word that is gone and the two that were swapped.
+    """
+    file = folder / "tokenizer.json"
+    made = json.loads(file.read_text())
+    words, merges = made["model"]["vocab"], made["model"]["merges"]
+    pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges]
+    parts = {part for pair in pairs for part in pair}
+    gone = next(word for word in sorted(words, key=words.get, reverse=True) if word not in parts)
+    made["model"]["merges"] = [merge for merge, pair in zip(merges, pairs, strict=True) if "".join(pair) != gone]
+    one, two = ("rabbit" if "rabbit" in words else "\u0120rabbit"), "\u0120duck"
+    words[one], words[two] = words[two], words[one]
+    freed = words.pop(gone)
+    # Ids stay without a gap: the word with the last id of all takes the free one.
+    last = max(words, key=words.get)
+    if words[last] > freed:
+        words[last] = freed
+    for extra in ("vocab.json", "merges.txt", "added_tokens.json"):
+        (folder / extra).unlink(missing_ok=True)
+    file.write_text(json.dumps(made))
+    return gone, (one, two)
+
+
+def test_warm_start_keeps_what_it_can(trainer_of, tmp_path):
+    """Guards against: weights that are silently not taken over, embeddings that go by number and not by word (a new
+    tokenizer numbers its words anew), and a word that was not there with the embedding of another one."""
+    folder = tmp_path / "old"
+    old = trainer_of("old", seed=7)
+    old.export(folder)
+    gone, (one, two) = other_words(folder)
+    fresh, begun = trainer_of("fresh"), trainer_of("begun", start=folder)
+    assert begun.started_from == str(folder)
+    numbers = begun.tokenizer.get_vocab()
+    known = AutoProcessor.from_pretrained(folder).tokenizer.get_vocab()
+    assert gone not in known and known[one] == numbers[two] and known[two] == numbers[one]
+    ours, theirs, new = (trainer.model.state_dict() for trainer in (begun, old, fresh))
+    for name, value in ours.items():
+        if "embed_tokens" not in name and "lm_head" not in name:
+            assert torch.equal(value, theirs[name]), name
+            continue
+        assert torch.equal(value[numbers[gone]], new[name][numbers[gone]])
+        assert torch.equal(value[numbers[one]], theirs[name][known[one]])
+        assert not torch.equal(value[numbers[one]], theirs[name][numbers[one]])
+        assert all(torch.equal(value[numbers[word]], theirs[name][known[word]]) for word in known)
+
+
+def test_warm_start_from_another_shape_is_refused(trainer_of, tmp_path):
+    """Guards against: half a model taken over from a checkpoint of another size."""
+    folder = tmp_path / "other"
+    trainer_of("old").export(folder)
+    shard = next(folder.glob("*.safetensors"))
+    tensors = load_file(shard)
+    name = next(name for name in tensors if name.endswith("mlp.gate_proj.weight"))
+    tensors[name] = tensors[name][:, 1:].contiguous()
+    save_file(tensors, shard, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=name):
+        trainer_of("begun", start=folder)
 
 
 def test_export_is_an_ordinary_checkpoint(trainer_of, tmp_path):
@@ -674,8 +688,8 @@ def test_export_is_an_ordinary_checkpoint(trainer_of, tmp_path):
     loaded = model.state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in trainer.model.state_dict().items())
     processor = AutoProcessor.from_pretrained(tmp_path / "model")
-    messages = [user({"type": "image", "image": render(scene_for("dev", 0))}, text("?"))]
-    inputs = prepare(processor, messages, AvisSettings())
+    picture = render(make_item(rng_for("dev", 902), "count", 1, size=(5, 6)).scenes[0])
+    inputs = prepare(processor, [user({"type": "image", "image": picture}, text("?"))], AvisSettings())
     with torch.no_grad():
         theirs, ours = model(**inputs).logits, trainer.model.eval()(**inputs).logits
     torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
@@ -702,10 +716,6 @@ def test_one_command_trains_and_exports(trainer_of, monkeypatch, tmp_path, capsy
         digests.append(digest(*(path.read_bytes() for path in sorted((tmp_path / "out").glob("*.safetensors")))))
     assert digests[0] == digests[1]
     assert json.loads((tmp_path / "out" / "training.json").read_text())["finished"] is True
-    whole = trainer_of("whole")
-    whole.train(minutes=float("inf"), workers=0)
-    exported = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "out").state_dict()
-    assert all(torch.equal(exported[name], value) for name, value in whole.model.state_dict().items())
 
 
 # ------------------------------------------------------------------------------------------- the folder that ships
@@ -760,10 +770,14 @@ def test_bundled_folder_is_what_the_garden_makes(processor):
     assert shipped.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
     assert shipped.chat_template == processor.chat_template
     assert shipped.tokenizer.chat_template == processor.chat_template
-    sample = "How many wooden rabbits are wearing a hat?\n<think>1 cat hat: 0; 2 bear nothing: 0</think>"
-    assert shipped.tokenizer(sample).input_ids == processor.tokenizer(sample).input_ids
+    for index, task in enumerate(TASKS):
+        item = make_item(rng_for("dev", 903, index), task, 3, ("free", "choice")[index % 2])
+        words = item.question + item.response()
+        assert shipped.tokenizer(words).input_ids == processor.tokenizer(words).input_ids
     for part in ("image_processor", "video_processor"):
-        assert getattr(shipped, part).size == getattr(processor, part).size
+        ours, theirs = getattr(processor, part).to_dict(), getattr(shipped, part).to_dict()
+        for key in ("size", "patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std"):
+            assert theirs[key] == ours[key], key
     ours, theirs = new_config(processor.tokenizer), Qwen2_5_VLForConditionalGeneration.from_pretrained(BUNDLED).config
     for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "rope_theta", "rope_scaling"):
         assert getattr(theirs.text_config, key) == getattr(ours.text_config, key), key
@@ -772,35 +786,16 @@ def test_bundled_folder_is_what_the_garden_makes(processor):
     assert theirs.knows == ours.knows
 
 
+def test_pictures_of_splits_reach_the_model_unresized(processor):
+    """Guards against: pixel bounds that shrink or enlarge the splits' own pictures, whose tokens then lie elsewhere
+    than training's labels."""
+    bounds = processor.image_processor.size
+    for split in SPLITS[1:]:
+        for index in range(100):
+            for scene in item_for(split, index).scenes:
+                assert scene.width % TOKEN == scene.height % TOKEN == 0
+                assert bounds["shortest_edge"] <= scene.width * scene.height <= bounds["longest_edge"]
+
+
 if __name__ == "__main__":
-    print(json.dumps(fingerprints()))
-
-
-@pytest.mark.parametrize("video", [0.0, 1.0], ids=["pictures", "clips"])
-def test_a_step_of_the_gpu_preset_runs_in_bfloat16(tmp_path, video):
-    """Bug guarded: under autocast the vision tower gives bfloat16 and the embeddings are float32; putting the one into
-    the other failed at the first batch of the language stage."""
-    trainer = Trainer("gpu", 0, "cpu", tmp_path)
-    stage = replace(PRESETS["gpu"][1], batch=2, video=video)
-    with torch.autocast("cpu", torch.bfloat16):
-        loss, _ = trainer.loss(stage, *Batches(stage, 1, 0, 0).make(0))
-    loss.backward()
-    gradients = [p.grad for p in trainer.model.parameters()]
-    assert all(g is not None and g.isfinite().all() for g in gradients)
-
-
-@pytest.mark.parametrize("change", ["past", "future"])
-def test_a_schedule_may_change_only_where_it_has_not_been(tmp_path, monkeypatch, change):
-    """Bug guarded: a run that was begun with other stages goes on silently, and its record lists what never ran."""
-    stage = Stage("see", 8, 4, ((5, 5),), 2, 1e-3, 0.0, 1.0)
-    monkeypatch.setitem(PRESETS, "mini", (stage, replace(stage, name="later")))
-    begun = Trainer("mini", 0, "cpu", tmp_path)
-    begun.save()
-    changed = (replace(stage, samples=16), stage) if change == "past" else (stage, replace(stage, samples=16))
-    monkeypatch.setitem(PRESETS, "mini", changed)
-    again = Trainer("mini", 0, "cpu", tmp_path)
-    if change == "past":
-        with pytest.raises(ValueError, match="other stages"):
-            again.load()
-    else:
-        again.load()
+    print(vocabulary_of(new_processor()))
