@@ -13,25 +13,27 @@ from garden.scenes import LEVELS, Scene, place, rng_for
 from garden.tasks.clips import clip_of, staged
 from garden.tasks.hops import hopping
 
-PICTURE = (
-    ("rabbit", "glasses"),
-    ("bear", "scarf"),
-    ("rabbit", "nothing"),
-    ("cat", "glasses"),
-    ("rabbit", "glasses"),
-    ("duck", "hat"),
-)
+PICTURE = (("rabbit", "glasses"), ("cat", "hat"), ("rabbit", "glasses"), ("bear", "scarf"))
 CLIP = (("rabbit", "glasses"), ("cat", "hat"), ("rabbit", "scarf"), ("bear", "glasses"))
 HOPS = (2, 0, 1, 3)
 
 
-def example_scene(candidate: int = 0) -> Scene:
-    """The scene of `example.jpg`, of level 2."""
-    return place(rng_for("train", 77, candidate), LEVELS[1], 420, 560, list(PICTURE))
+def example_scene(candidate: int = 136) -> Scene:
+    """The scene of `example.jpg`.
+
+    It was picked: the first candidate about which the bundled model answers "How many wooden rabbits are wearing
+    glasses?" rightly in every mode, with at least four of five sampling seeds where it samples. How it does on scenes
+    that nobody picked is what `garden.accuracy` measures.
+    """
+    return place(rng_for("train", 77, candidate), LEVELS[0], 392, 504, list(PICTURE))
 
 
-def clip_scene(candidate: int = 0) -> Scene:
-    """The scene of `example.mp4`, of level 1: seven seconds in which three of four animals hop."""
+def clip_scene(candidate: int = 1) -> Scene:
+    """The scene of `example.mp4`: seven seconds in which three of four animals hop.
+
+    Picked too, with less luck: the model answers the picture's question rightly (one) without sampling, with and
+    without pruning, but its votes on clips are not reliable.
+    """
     rng = rng_for("train", 78, candidate)
     scene = clip_of(staged(rng, LEVELS[0], 252, 224, list(CLIP)), 7.0)
     times = {pair: hops for pair, hops in zip(CLIP, HOPS, strict=True)}

@@ -29,15 +29,16 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
 )
+from transformers.models.qwen2_5_vl.flops import decode_flops, prefill_flops
 
 import garden.train
 from garden.model import SPECIAL, TAGS, VOCABULARY, new_config, new_model, new_processor
 from garden.render import render
 from garden.scenes import LABELS, SPLITS, TOKEN, dense_labels, rng_for
-from garden.tasks import TASKS, item_for, make_item
+from garden.tasks import SPLIT_SIZES, TASKS, item_for, make_item
 from garden.train import PRESETS, SMALL, Batches, Pack, Stage, Trainer, batched_attention, make_pack, patchify
 from policy.answer import AvisSettings, prepare
-from policy.prompts import DIRECT, THINKING
+from policy.prompts import DIRECT, THINKING, with_instruction
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = ROOT / "models" / "garden-tiny"
@@ -795,6 +796,28 @@ def test_pictures_of_splits_reach_the_model_unresized(processor):
             for scene in item_for(split, index).scenes:
                 assert scene.width % TOKEN == scene.height % TOKEN == 0
                 assert bounds["shortest_edge"] <= scene.width * scene.height <= bounds["longest_edge"]
+
+
+def test_compute_is_split_as_in_the_paper(processor):
+    """Guards against: pictures so small, or traces so long, that pruning cannot show what it saves. The paper's tables
+    split LLM FLOPs into .83 visual prefill, .06 text and .11 one trace; the test mix stays within .10 of each, and
+    its traces within 0.15 of the visual tokens."""
+    tokenizer, config = processor.tokenizer, new_config(processor.tokenizer).text_config
+    spent, traces, seen = np.zeros(3), 0, 0
+    for index in range(0, SPLIT_SIZES["test"], 7):
+        item = item_for("test", index)
+        visual = sum(labels.size // len(LABELS) for labels in map(dense_labels, item.scenes))
+        kind = "video" if item.medium == "video" else "image"
+        content = [*({"type": kind} for _ in item.scenes), {"type": "text", "text": with_instruction(item.question)}]
+        prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        text = len(tokenizer(prompt).input_ids) - len(item.scenes)
+        trace = len(tokenizer(item.response()).input_ids) + 1
+        prefill = prefill_flops(config, visual + text)
+        shares = (visual / (visual + text), text / (visual + text))
+        spent += [prefill * shares[0], prefill * shares[1], decode_flops(config, visual + text, trace)]
+        traces, seen = traces + trace, seen + visual
+    assert np.abs(spent / spent.sum() - (0.83, 0.06, 0.11)).max() < 0.10, spent / spent.sum()
+    assert traces <= 0.15 * seen
 
 
 if __name__ == "__main__":
