@@ -507,7 +507,7 @@ class Trainer:
 
     def export(self, out: Path) -> None:
         """Write the model as an ordinary checkpoint folder, in shards small enough for any host."""
-        self.model.save_pretrained(out, max_shard_size="14MB", safe_serialization=True)
+        self.model.save_pretrained(out, max_shard_size="15MB", safe_serialization=True)
         self.processor.save_pretrained(out)
         record = dict(
             preset=self.preset,
@@ -525,7 +525,6 @@ class Trainer:
 def work(rank: int, args: argparse.Namespace, run: Path) -> None:
     """One training process: `rank` of `args.processes`."""
     if args.device == "cpu":
-        torch.set_flush_denormal(True)
         torch.set_num_threads(1)  # small matrices: processes use two cores, threads hardly do
     if args.processes > 1:
         torch.distributed.init_process_group(

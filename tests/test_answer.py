@@ -477,34 +477,34 @@ def test_pixel_bounds_change_the_tokens(bundled):
 def test_clips_are_sampled_as_asked(bundled):
     """Guards against: `fps` and `nframes` that change nothing, and seconds per step that do not follow the frames
     taken (time positions would then be another clip's)."""
-    _, processor = bundled  # the clip: 4 seconds, 12 frames each
+    _, processor = bundled  # the clip: 7 seconds, 12 frames each
 
     def sampled(**settings) -> tuple[int, float]:
         inputs = prepare(processor, chat(video()), AvisSettings(**settings))
         (grid,), (seconds,) = inputs.video_grid_thw.tolist(), inputs.second_per_grid_ts
         return grid[0], float(seconds)
 
-    assert sampled() == (4, 1.0)  # Qwen's own: 2 frames a second
-    assert sampled(fps=1.0) == (2, 2.0)
-    assert sampled(fps=6.0) == (12, pytest.approx(1 / 3))
-    assert sampled(nframes=4) == (2, 2.0)
-    assert sampled(nframes=12) == (6, pytest.approx(2 / 3))
+    assert sampled() == (7, 1.0)  # Qwen's own: 2 frames a second
+    assert sampled(fps=1.0) == (3, pytest.approx(7 / 3))  # of seven frames, an even number
+    assert sampled(fps=6.0) == (21, pytest.approx(1 / 3))
+    assert sampled(nframes=4) == (2, 3.5)
+    assert sampled(nframes=12) == (6, pytest.approx(7 / 6))
 
 
 def test_frames_keep_to_the_pixel_bounds(bundled):
     """Guards against: one bound alone refused because it contradicts a default of the video reader, and frames within
     the processor's own bounds (as `AvisSettings` says they count when none is given) resized all the same."""
-    _, processor = bundled  # the clip's frames: 10 x 8 tokens
+    _, processor = bundled  # the clip's frames: 9 x 8 tokens
 
     def frame_tokens(**bounds) -> int:
         inputs = prepare(processor, chat(video()), AvisSettings(nframes=2, **bounds))
         return int(inputs.video_grid_thw[0, 1:].prod()) // 4
 
-    assert frame_tokens(min_pixels=60 * 784, max_pixels=100 * 784) == 80
+    assert frame_tokens(min_pixels=60 * 784, max_pixels=100 * 784) == 72
     assert frame_tokens(min_pixels=300 * 784) >= 300
     assert frame_tokens(min_pixels=700 * 784) >= 700  # above the processor's own upper bound
     assert frame_tokens(max_pixels=50 * 784) <= 50
-    assert frame_tokens() == 80
+    assert frame_tokens() == 72
 
 
 def test_two_clips_keep_their_own_rates(bundled, tmp_path):
@@ -514,7 +514,7 @@ def test_two_clips_keep_their_own_rates(bundled, tmp_path):
     messages = chat(video(), video(tmp_path / "short.mp4"))
     inputs = prepare(processor, messages, AvisSettings(nframes=4))
     assert inputs.video_grid_thw[:, 0].tolist() == [2, 2]
-    assert [float(seconds) for seconds in inputs.second_per_grid_ts] == [2.0, 0.5]
+    assert [float(seconds) for seconds in inputs.second_per_grid_ts] == [3.5, 0.5]
 
 
 def saved(tmp_path: Path, picture: Image.Image, name: str, **options) -> Path:
@@ -613,8 +613,8 @@ def test_unreadable_videos_are_named(unreadable, name):
 
 
 def test_more_frames_than_there_are_is_told(bundled):
-    """Guards against: the reason (the clip has 48 frames) hidden behind a fall-back reader's own error."""
-    with pytest.raises(ValueError, match="48"):
+    """Guards against: the reason (the clip has 84 frames) hidden behind a fall-back reader's own error."""
+    with pytest.raises(ValueError, match="84"):
         read_video(CLIP, BOUNDS, nframes=1000)
 
 

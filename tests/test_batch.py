@@ -398,7 +398,7 @@ def test_a_video_is_drawn_as_a_strip(bundled):
     """Guards against: frames of one another's places, more frames than fit, items that overwrite each other, and a
     drawing that fails for the smallest and the slimmest of pictures."""
     memory, drawing = shown(bundled, {"type": "video", "video": str(CLIP)}, kdv_ratio=0.5)
-    assert drawing.shape[1] == 4 * 224 + 3 * 12
+    assert drawing.shape[1] == 7 * 224 + 6 * 12
     odd = [{"type": "image", "image": Image.new("RGB", size, "red")} for size in ((1, 1), (1200, 8))]
     memory, whole = shown(bundled, *odd, {"type": "video", "video": str(CLIP)}, nframes=4)
     assert len(memory.items) == 3

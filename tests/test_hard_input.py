@@ -225,7 +225,7 @@ REFUSED = {
     "video: sound alone": (lambda d: video(sound(d / "sound.mkv")), "no video stream"),
     "video: no frames": (lambda d: video(frameless(d / "none.mkv")), "none.mkv"),
     "video: pixels lost": (lambda d: video(cut(write_clip(d / "lost.mkv", 9), 0.2)), "lost.mkv"),
-    "video: more frames than it has": (lambda d: video(CLIP, "--nframe", 1000), "48 frames"),
+    "video: more frames than it has": (lambda d: video(CLIP, "--nframe", 1000), "84 frames"),
     "--fps and --nframe": (lambda d: video(CLIP, "--fps", 1, "--nframe", 4), "fps and nframes"),
     "--fps 0": (lambda d: video(CLIP, "--fps", 0), "fps"),
     "--fps nan": (lambda d: video(CLIP, "--fps", "nan"), "fps"),
