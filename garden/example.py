@@ -32,7 +32,7 @@ def clip_scene(candidate: int = 1) -> Scene:
     """The scene of `example.mp4`: seven seconds in which three of four animals hop.
 
     Picked too, with less luck: the model answers the picture's question rightly (one) without sampling, with and
-    without pruning, but its votes on clips are not reliable.
+    without pruning, but its trace misreads the animals, and its votes on clips are not reliable.
     """
     rng = rng_for("train", 78, candidate)
     scene = clip_of(staged(rng, LEVELS[0], 252, 224, list(CLIP)), 7.0)
