@@ -6,6 +6,9 @@ import pytest
 import tiny
 import torch
 import transformers
+from transformers.utils import logging
+
+import demo
 
 
 def pytest_configure(config):
@@ -27,3 +30,35 @@ def one_thread():
 def tiny_model():
     """The tiny random Qwen2.5-VL, float32, SDPA. Shared by the whole session: do not change its weights."""
     return tiny.build_model()
+
+
+@pytest.fixture(scope="session")
+def bundled():
+    """The bundled model, float32, and its processor. Shared by the whole session: do not change its weights."""
+    from policy.answer import load  # not before the guard above: it needs the fork
+
+    return load(demo.BUNDLED, device="cpu")
+
+
+@pytest.fixture
+def run(capfd):
+    """Runs the command line in this process: (exit status, stdout, stderr), native code's output included."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        capfd.readouterr()
+        try:
+            status = demo.main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            status = exit.code or 0
+        return status, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def other_tests_keep_their_logging():
+    """The demo quietens Transformers for its own process."""
+    verbosity = logging.get_verbosity()
+    yield
+    logging.set_verbosity(verbosity)
+    logging.enable_progress_bar()

@@ -13,31 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from transformers.utils import logging
 
 import demo
 from policy import AvisSettings, answer
-from policy.answer import VisualMemory, load
+from policy.answer import VisualMemory
 from policy.batch import Answers, Totals, read_questions, run
 from policy.kept import draw_kept
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED, PICTURE, CLIP = ROOT / "models" / "garden-tiny", ROOT / "example.jpg", ROOT / "example.mp4"
 SETTINGS = AvisSettings(enable_kdv=True, num_rollouts=3)
-
-
-@pytest.fixture(autouse=True)
-def other_tests_keep_their_logging():
-    """The demo quietens Transformers for its own process."""
-    verbosity = logging.get_verbosity()
-    yield
-    logging.set_verbosity(verbosity)
-    logging.enable_progress_bar()
-
-
-@pytest.fixture(scope="module")
-def bundled():
-    return load(BUNDLED, device="cpu")
 
 
 def questions_file(folder: Path, *lines) -> Path:

@@ -15,29 +15,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
-from transformers.utils import is_flash_attn_2_available, logging
+from transformers.utils import is_flash_attn_2_available
 
 import demo
 from policy import AvisSettings
-from policy.answer import RolloutReport, answer, load, prepare
+from policy.answer import RolloutReport, answer, prepare
 from policy.prompts import DIRECT, THINKING
 
 ROOT = Path(__file__).resolve().parents[1]
 KNOWS = "knows one world only"
-
-
-@pytest.fixture(autouse=True)
-def other_tests_keep_their_logging():
-    """The demo quietens Transformers for its own process."""
-    verbosity = logging.get_verbosity()
-    yield
-    logging.set_verbosity(verbosity)
-    logging.enable_progress_bar()
-
-
-@pytest.fixture(scope="module")
-def bundled():
-    return load(demo.BUNDLED, device="cpu")
 
 
 @pytest.fixture
@@ -45,21 +31,6 @@ def picture(tmp_path) -> Path:
     """A picture that is not of the bundled model's world."""
     Image.linear_gradient("L").save(tmp_path / "grey.png")
     return tmp_path / "grey.png"
-
-
-@pytest.fixture
-def run(capfd):
-    """Runs the command line in this process: (exit status, stdout, stderr), native code's output included."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        capfd.readouterr()
-        try:
-            status = demo.main([str(argument) for argument in arguments])
-        except SystemExit as exit:
-            status = exit.code or 0
-        return status, *capfd.readouterr()
-
-    return run
 
 
 def process(*arguments, cwd: Path) -> tuple[int, str, str]:

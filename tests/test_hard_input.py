@@ -25,11 +25,10 @@ from clips import shade, write_clip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from transformers.utils import logging
 
 import demo
 from policy import AvisSettings, extract_answer, majority_vote
-from policy.answer import load, prepare, read_video
+from policy.answer import prepare, read_video
 from policy.batch import parse_question
 from policy.media import frames, open_clip, read_image, sample_indices
 from policy.prompts import check_text
@@ -37,35 +36,6 @@ from policy.prompts import check_text
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED, PICTURE, CLIP = ROOT / "models" / "garden-tiny", ROOT / "example.jpg", ROOT / "example.mp4"
 BOUNDS = (4 * 784, 640 * 784)
-
-
-@pytest.fixture(autouse=True)
-def other_tests_keep_their_logging():
-    """The demo quietens Transformers for its own process."""
-    verbosity = logging.get_verbosity()
-    yield
-    logging.set_verbosity(verbosity)
-    logging.enable_progress_bar()
-
-
-@pytest.fixture(scope="module")
-def bundled():
-    return load(BUNDLED, device="cpu")
-
-
-@pytest.fixture
-def run(capfd):
-    """Runs the command line in this process: (exit status, stdout, stderr), native code's output included."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        capfd.readouterr()
-        try:
-            status = demo.main([str(argument) for argument in arguments])
-        except SystemExit as exit:
-            status = exit.code or 0
-        return status, *capfd.readouterr()
-
-    return run
 
 
 @pytest.fixture
