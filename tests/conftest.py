@@ -6,7 +6,6 @@ import pytest
 import tiny
 import torch
 import transformers
-from transformers.utils import logging
 
 import demo
 
@@ -58,6 +57,8 @@ def run(capfd):
 @pytest.fixture(autouse=True)
 def other_tests_keep_their_logging():
     """The demo quietens Transformers for its own process."""
+    from transformers.utils import logging
+
     verbosity = logging.get_verbosity()
     yield
     logging.set_verbosity(verbosity)
