@@ -4,6 +4,7 @@ A task is one small class in a file of its own. Its answer is drawn first, evenl
 scene that has it: so nothing in a question tells its answer. `solve` reads the answer back from the scene's record.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ class Extras:
     sign: bool = False
 
 
-class Task:
+class Task(ABC):
     """A kind of question.
 
     `medium` is "image", "video" or "images" (two pictures); `values`: every answer, each as likely as the others; ()
@@ -43,23 +44,23 @@ class Task:
         """An answer, drawn before the scene."""
         return str(rng.choice(self.values))
 
+    @abstractmethod
     def compose(
         self, rng: np.random.Generator, level: Level, width: int, height: int, about: tuple, answer: str, extras: Extras
     ) -> tuple[Scene, ...]:
         """New scenes of width x height pixels on which the question about `about` has this answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def solve(self, scenes: tuple[Scene, ...], about: tuple) -> str | None:
         """The answer from the scenes' record; None when the question does not fit them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def wordings(self, about: tuple) -> list[str]:
         """All ways in which the question is put."""
-        raise NotImplementedError
 
+    @abstractmethod
     def traces(self, scenes: tuple[Scene, ...], about: tuple) -> list[str]:
         """All valid ways of reasoning to the answer, without the answer itself."""
-        raise NotImplementedError
 
     def options(self, rng: np.random.Generator, answer: str, among: Sequence[str]) -> list[str]:
         """Up to four options in random order, the answer and others `among` which it was drawn evenly: which one is
