@@ -13,26 +13,29 @@ from garden.scenes import LEVELS, Scene, place, rng_for
 from garden.tasks.clips import clip_of, staged
 from garden.tasks.hops import hopping
 
-PICTURE = (("rabbit", "glasses"), ("cat", "hat"), ("rabbit", "glasses"), ("bear", "scarf"))
+PICTURE = (
+    *(("rabbit", "glasses"), ("cat", "hat"), ("rabbit", "glasses")),
+    *(("bear", "scarf"), ("duck", "nothing"), ("rabbit", "hat")),
+)
 CLIP = (("rabbit", "glasses"), ("cat", "hat"), ("rabbit", "scarf"), ("bear", "glasses"))
 HOPS = (2, 0, 1, 3)
 
 
-def example_scene(candidate: int = 136) -> Scene:
+def example_scene(candidate: int = 1) -> Scene:
     """The scene of `example.jpg`.
 
     It was picked: the first candidate about which the bundled model answers "How many wooden rabbits are wearing
     glasses?" rightly in every mode, with at least four of five sampling seeds where it samples. How it does on scenes
-    that nobody picked is what `garden.accuracy` measures.
+    that nobody picked is what `evaluation.run` measures.
     """
     return place(rng_for("train", 77, candidate), LEVELS[0], 392, 504, list(PICTURE))
 
 
-def clip_scene(candidate: int = 1) -> Scene:
+def clip_scene(candidate: int = 0) -> Scene:
     """The scene of `example.mp4`: seven seconds in which three of four animals hop.
 
-    Picked too, with less luck: the model answers the picture's question rightly (one) without sampling, with and
-    without pruning, but its trace misreads the animals, and its votes on clips are not reliable.
+    Not picked: the first candidate, about which the model answers the picture's question rightly (one), by the same
+    measure.
     """
     rng = rng_for("train", 78, candidate)
     scene = clip_of(staged(rng, LEVELS[0], 252, 224, list(CLIP)), 7.0)

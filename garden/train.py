@@ -1,8 +1,10 @@
 """Trains the bundled model: one command, resumable, seeded.
 
 Stages. *see*: the vision tower alone learns what each merged visual token shows (`scenes.LABELS`), so that language
-training does not start blind. *speak*: the whole model learns to answer on small pictures, the first stage's targets
-kept as a small auxiliary loss. *grow*: the same up to full size, with clips and pairs of pictures. *ripen*: full size,
+training does not start blind. *recite*, *reason*: the language model alone learns to reason; in place of the tower's
+features it reads what these would be for each token's true labels (`Trainer.palette`, a least-squares fit), so that no
+picture has to be drawn. *look*: the tower alone, its features drawn towards the palette, as the language model has come
+to read it. *grow*: the whole model, up to full size, labels and palette kept as auxiliary losses. *ripen*: full size,
 the learning rate going to zero. No visual token is ever dropped in training.
 
 Several questions are asked about each picture in one row: question and response of each see the picture and themselves
@@ -17,7 +19,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -39,6 +41,7 @@ from garden.tasks import IMAGE, IMAGES, SIZES, TASKS, VIDEO, Item, ask, make_ite
 from garden.tasks.base import Extras
 from policy.prompts import with_instruction
 
+TINY = ((5, 5), (6, 5), (5, 6), (6, 6))
 SMALL = ((5, 5), (6, 6), (5, 7), (7, 5), (8, 6), (6, 8), (7, 7), (8, 8), (9, 7), (7, 9))
 MIDDLE = ((8, 8), (10, 8), (8, 10), (10, 10), (12, 10), (10, 13), (14, 10), (12, 14), (14, 14))
 FULL = SIZES["image"]
@@ -52,7 +55,8 @@ class Stage:
 
     `pictures`: how many, `batch` of them at a time, of `sizes` (columns, rows in merged tokens); `media`: shares of
     pictures, pairs of pictures and clips; `levels`: shares of levels 1 to 5; `questions`: how many about each. `decay`:
-    share of the stage, at its end, over which the rates fall to `floor` times themselves.
+    share of the stage, at its end, over which the rates fall to `floor` times themselves. `eyes`: False for the
+    language model alone, on labels; `match_weight`: of the features' distance from the palette.
     """
 
     name: str
@@ -67,28 +71,32 @@ class Stage:
     dense_weight: float
     decay: float = 0.0
     floor: float = 0.0
+    match_weight: float = 0.0
+    eyes: bool = True
 
 
 PRESETS = {
     "cpu": (
-        Stage("see", 6_400, 8, SMALL + MIDDLE, (0.8, 0.0, 0.2), EASY, 1, 1e-3, 0.0, 1.0),
-        Stage("speak", 13_576, 8, SMALL, (0.8, 0.0, 0.2), EASY, 6, 6e-4, 1.5e-3, 0.5),
-        Stage("talk", 6_400, 4, SMALL, (0.9, 0.0, 0.1), EASY, 6, 5e-4, 1.2e-3, 0.3),
-        Stage("grow", 7_000, 4, MIDDLE + FULL[:4], (0.6, 0.12, 0.28), ALL, 6, 4e-4, 1.2e-3, 0.3),
-        Stage("ripen", 5_200, 4, FULL, (0.56, 0.14, 0.3), ALL, 6, 3e-4, 1e-3, 0.3, decay=1.0),
+        Stage("recite", 30_400, 8, TINY, (1.0, 0.0, 0.0), EASY, 6, 0.0, 2e-3, 0.0, eyes=False),
+        Stage("reason", 8_800, 8, SMALL + MIDDLE + FULL[:4], (0.6, 0.15, 0.25), ALL, 6, 0.0, 1.5e-3, 0.0, eyes=False),
+        Stage("look", 3_200, 8, MIDDLE + FULL, (0.72, 0.08, 0.2), ALL, 1, 6e-4, 0.0, 1.0, match_weight=1.0),
+        Stage("ripen", 6_000, 4, FULL, (0.56, 0.14, 0.3), ALL, 6, 4e-4, 1.2e-3, 0.3, decay=1.0, match_weight=0.2),
     ),
     "gpu": (
-        Stage("see", 150_000, 128, SMALL + MIDDLE, (0.75, 0.0, 0.25), ALL, 1, 1.5e-3, 0.0, 1.0),
-        Stage("speak", 300_000, 128, SMALL, (0.75, 0.05, 0.2), EASY, 6, 7e-4, 2e-3, 0.3),
-        Stage("grow", 200_000, 96, MIDDLE + FULL[:4], (0.6, 0.12, 0.28), ALL, 6, 6e-4, 1.5e-3, 0.3),
-        Stage("ripen", 300_000, 96, FULL, (0.56, 0.14, 0.3), ALL, 6, 5e-4, 1.2e-3, 0.3, decay=0.9),
+        Stage("see", 60_000, 128, SMALL + MIDDLE, (0.75, 0.0, 0.25), ALL, 1, 1.5e-3, 0.0, 1.0),
+        Stage("recite", 300_000, 96, TINY, (1.0, 0.0, 0.0), EASY, 6, 0.0, 2e-3, 0.0, eyes=False),
+        Stage("reason", 300_000, 96, SMALL + MIDDLE + FULL[:4], (0.6, 0.15, 0.25), ALL, 6, 0.0, 2e-3, 0.0, eyes=False),
+        Stage("look", 150_000, 128, MIDDLE + FULL, (0.72, 0.08, 0.2), ALL, 1, 1e-3, 0.0, 1.0, match_weight=1.0),
+        Stage("grow", 150_000, 96, MIDDLE + FULL[:4], (0.6, 0.12, 0.28), ALL, 6, 6e-4, 1.5e-3, 0.3, match_weight=0.2),
+        Stage("ripen", 300_000, 96, FULL, (0.56, 0.14, 0.3), ALL, 6, 5e-4, 1.2e-3, 0.3, decay=0.9, match_weight=0.2),
     ),
 }
 
 
 @dataclass(frozen=True)
 class Pack:
-    """What is shown, (T, H, W, 3) uint8 each (two for a pair, T > 1 for a clip), dense labels, and what is asked."""
+    """What is shown, (T, H, W, 3) uint8 each (two for a pair, T > 1 for a clip; none in a stage without eyes), dense
+    labels, and what is asked."""
 
     shown: list[np.ndarray]
     dense: list[np.ndarray]
@@ -114,6 +122,7 @@ def make_pack(rng: np.random.Generator, stage: Stage, medium: str, size: tuple[i
     tasks = {"image": IMAGE, "images": IMAGES, "video": VIDEO}[medium]
     weights = np.array([TASK_WEIGHT.get(task.name, 1.0) for task in tasks])
     level = 1 + int(rng.choice(5, p=stage.levels))
+
     def drawn(weights: np.ndarray) -> str:
         return tasks[int(rng.choice(len(tasks), p=weights / weights.sum()))].name
 
@@ -136,7 +145,7 @@ def make_pack(rng: np.random.Generator, stage: Stage, medium: str, size: tuple[i
         thinking = bool(rng.random() < 0.9)
         asked.append((with_instruction(item.question, thinking), item.response(thinking)))
     shown = []
-    for scene in first.scenes:
+    for scene in first.scenes if stage.eyes else ():
         pictures = frames(scene) if scene.seconds else [render(scene)]
         shown.append(np.stack([np.asarray(soften(picture, rng)) for picture in pictures]))
     return Pack(shown, [dense_labels(scene) for scene in first.scenes], medium, asked)
@@ -184,16 +193,18 @@ class Encoder:
         self.processor, self.config = processor, config
 
     def batch(self, packs: list[Pack], text: bool = True) -> dict[str, torch.Tensor]:
-        """All that `Trainer.loss` takes: pixels (uint8, flat: of one picture or clip after the other), sizes (items, 4)
-        of them as (T, H, W, 3), grid (items, 3), labels (tokens, 8); and, where there is `text`, what `rows` makes."""
+        """All that `Trainer.loss` takes: labels (tokens, 8); where something is shown, pixels (uint8, flat: of one
+        picture or clip after the other), sizes (items, 4) of them as (T, H, W, 3), and grid (items, 3); where there is
+        `text`, what `rows` makes."""
         shown = [pictures for pack in packs for pictures in pack.shown]
         dense = [labels for pack in packs for labels in pack.dense]
-        made = dict(
-            pixels=torch.from_numpy(np.concatenate([pictures.reshape(-1) for pictures in shown])),
-            sizes=torch.tensor([pictures.shape for pictures in shown]),
-            grid=torch.tensor([[d.shape[0], 2 * d.shape[1], 2 * d.shape[2]] for d in dense]),
-            labels=torch.from_numpy(np.concatenate([d.reshape(-1, len(LABELS)) for d in dense])),
-        )
+        made = dict(labels=torch.from_numpy(np.concatenate([d.reshape(-1, len(LABELS)) for d in dense])))
+        if shown:
+            made |= dict(
+                pixels=torch.from_numpy(np.concatenate([pictures.reshape(-1) for pictures in shown])),
+                sizes=torch.tensor([pictures.shape for pictures in shown]),
+                grid=torch.tensor([[d.shape[0], 2 * d.shape[1], 2 * d.shape[2]] for d in dense]),
+            )
         return made | self.rows(packs) if text else made
 
     def encode(self, pack: Pack, visual: list[int]) -> tuple[list[int], list[list[int]], list[int]]:
@@ -281,6 +292,17 @@ def batched_attention(self, hidden_states, cu_seqlens, rotary_pos_emb=None, posi
     return self.proj(out.reshape(length, -1))
 
 
+def weights_of(labels: torch.Tensor) -> torch.Tensor:
+    """What tokens count for, (tokens,): those that lie on something 1, the ground a fifth."""
+    return torch.where(labels.amax(1) > 0, 1.0, 0.2)
+
+
+def one_hot(labels: torch.Tensor) -> torch.Tensor:
+    """(tokens, 8) to (tokens, sum(CLASSES)) float32, one class of each label set."""
+    parts = [F.one_hot(part, count) for part, count in zip(labels.unbind(-1), CLASSES, strict=True)]
+    return torch.cat(parts, dim=-1).float()
+
+
 class Trainer:
     """Model, heads of the dense targets, optimiser and place in the schedule; saved and loaded as one file."""
 
@@ -299,12 +321,15 @@ class Trainer:
         self.model.to(device)
         width = self.model.config.text_config.hidden_size
         self.heads = torch.nn.Linear(width, sum(CLASSES)).to(device)
+        self.palette = torch.nn.Parameter(torch.zeros(sum(CLASSES), width, device=device))
+        self.spread = torch.zeros(width, device=device)  # of features about their labels' sum in the palette
         for block in self.model.visual.blocks:
             block.attn.forward = MethodType(batched_attention, block.attn)
         vision = list(self.model.visual.parameters())
         seen = {id(p) for p in vision}
         text = [p for p in self.model.parameters() if id(p) not in seen]
         groups = [dict(params=vision), dict(params=text), dict(params=list(self.heads.parameters()))]
+        groups.append(dict(params=[self.palette], weight_decay=0.0))
         self.optimiser = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.02)
         self.stage, self.batch, self.seconds = 0, 0, 0.0
 
@@ -330,6 +355,8 @@ class Trainer:
             seconds=self.seconds,
             model=self.model.state_dict(),
             heads=self.heads.state_dict(),
+            palette=self.palette.detach(),
+            spread=self.spread,
             optimiser=self.optimiser.state_dict(),
         )
         part = self.state_file.with_suffix(".part")
@@ -345,6 +372,8 @@ class Trainer:
             raise ValueError(f"{self.state_file} was begun with other stages than preset {self.preset} has now")
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
+        self.palette.data.copy_(state["palette"])
+        self.spread.copy_(state["spread"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.started_from = state["started_from"]
         self.stage, self.batch, self.seconds = state["stage"], state["batch"], state["seconds"]
@@ -356,7 +385,8 @@ class Trainer:
         falling = 1.0
         if stage.decay and left < 1.0:
             falling = stage.floor + (1 - stage.floor) * 0.5 * (1 - math.cos(math.pi * left))
-        rates = (stage.vision_rate, stage.text_rate, 5 * stage.vision_rate)
+        own = 0.0 if stage.eyes else stage.text_rate
+        rates = (stage.vision_rate, stage.text_rate, 5 * stage.vision_rate, own)
         for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * warm * falling
 
@@ -390,8 +420,7 @@ class Trainer:
         Args:
             features: (N, D). labels: (N, 8), see `scenes.dense_labels`.
         """
-        something = labels.amax(1) > 0
-        weight = torch.where(something, 1.0, 0.2)
+        weight = weights_of(labels)
         loss, right = 0.0, {}
         parts = self.heads(features).split(CLASSES, dim=-1)
         for name, part, target in zip(LABELS, parts, labels.unbind(-1), strict=True):
@@ -402,20 +431,97 @@ class Trainer:
             right[name] = (part.argmax(-1) == target)[target > 0].float().mean()
         return loss, right
 
-    def loss(self, stage: Stage, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss of a batch from `Encoder.batch`, and what to show of it."""
+    def features(self, rows: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What the vision tower makes of a batch's pictures, (tokens, D)."""
         image = self.processor.image_processor
-        sizes = batch["sizes"].tolist()
-        rows = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        sizes = rows["sizes"].tolist()
         pixels = rows["pixels"].split([math.prod(size) for size in sizes])
         patches = [
             patchify(flat.view(size), image.image_mean, image.image_std)
             for flat, size in zip(pixels, sizes, strict=True)
         ]
-        features = self.model.visual(torch.cat(patches), grid_thw=rows["grid"])
-        dense_loss, seen = self.dense_loss(features, rows["labels"])
-        if not stage.text_rate:
-            return dense_loss, seen
+        return self.model.visual(torch.cat(patches), grid_thw=rows["grid"])
+
+    def described(self, labels: torch.Tensor) -> torch.Tensor:
+        """The features that the palette has for labels: (tokens, 8) to (tokens, D)."""
+        starts = labels.new_tensor([sum(CLASSES[:n]) for n in range(len(CLASSES))])
+        return F.embedding(labels + starts, self.palette).sum(1)
+
+    def noise(self, like: torch.Tensor) -> torch.Tensor:
+        """Standard normal numbers of this batch, the same in a run that was resumed."""
+        key = (2000 + self.seed, self.stage, self.batch, self.rank)
+        generator = torch.Generator().manual_seed(int(rng_for("train", *key).integers(2**31)))
+        return torch.randn(like.shape, generator=generator).to(like)
+
+    @torch.no_grad()
+    def survey(self, stage: Stage, pictures: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the tower's last layer reads of pictures with a stage's sizes and levels, and a 1, (tokens, D + 1); and
+        the tokens' labels, (tokens, 8)."""
+        source = replace(stage, eyes=True, questions=1, batch=8, pictures=pictures)
+        batches = Batches(source, 90 + self.stage, self.seed, 0, self.rank, self.world)
+        tower, inputs, labels = self.model.visual, [], []
+        hook = tower.merger.mlp[-1].register_forward_pre_hook(lambda module, read: inputs.append(read[0].float()))
+        for packs in tqdm(batches, total=pictures // 8, desc="survey", mininterval=5, disable=self.rank > 0):
+            rows = {name: tensor.to(self.device) for name, tensor in self.encoder.batch(packs, text=False).items()}
+            self.features(rows)
+            # The tower has its tokens window after window until its very end.
+            order, _ = tower.get_window_index(rows["grid"])
+            inputs[-1] = inputs[-1][torch.argsort(order)]
+            labels.append(rows["labels"])
+        hook.remove()
+        return F.pad(torch.cat(inputs), (0, 1), value=1.0), torch.cat(labels)
+
+    def least_squares(self, inputs: torch.Tensor, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The matrix that makes outputs (tokens, M) of inputs (tokens, N), over the tokens of all processes."""
+        weighted = inputs * weights_of(labels)[:, None]
+        inner, outer = weighted.T @ inputs, weighted.T @ outputs
+        if self.world > 1:
+            self.average([inner, outer])
+        return torch.linalg.solve(inner + 1e-4 * inner.trace() / len(inner) * torch.eye(len(inner)).to(inner), outer)
+
+    @torch.no_grad()
+    def fit_palette(self, stage: Stage, pictures: int = 480) -> None:
+        """Fit the palette to the features that the tower has."""
+        inputs, labels = self.survey(stage, pictures)
+        last = self.model.visual.merger.mlp[-1]
+        features, which = F.linear(inputs[:, :-1], last.weight, last.bias), one_hot(labels)
+        self.palette.data.copy_(self.least_squares(which, features, labels))
+        weight = weights_of(labels)[:, None]
+        spread = (weight * (features - self.described(labels)) ** 2).sum(0) / weight.sum()
+        if self.world > 1:
+            self.average([spread])
+        self.spread.copy_(spread.sqrt())
+
+    @torch.no_grad()
+    def fit_tower(self, stage: Stage, pictures: int = 480) -> None:
+        """Fit the tower's last layer to the palette, and the heads to the features that it then has."""
+        inputs, labels = self.survey(stage, pictures)
+        found = self.least_squares(inputs, self.described(labels), labels)
+        last = self.model.visual.merger.mlp[-1]
+        last.weight.copy_(found[:-1].T)
+        last.bias.copy_(found[-1])
+        features = F.pad(inputs @ found, (0, 1), value=1.0)
+        found = 8 * self.least_squares(features, one_hot(labels), labels)  # logits: where it is sure, 8 above the rest
+        self.heads.weight.copy_(found[:-1].T)
+        self.heads.bias.copy_(found[-1])
+
+    def loss(self, stage: Stage, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of a batch from `Encoder.batch`, and what to show of it."""
+        rows = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        described = self.described(rows["labels"])
+        if stage.eyes:
+            features = self.features(rows)
+            dense_loss, seen = self.dense_loss(features, rows["labels"])
+            aside = (stage.dense_weight if stage.text_rate else 1.0) * dense_loss
+            if stage.match_weight:
+                weight = weights_of(rows["labels"])[:, None]
+                apart = (weight * (features - described.detach()) ** 2).sum() / weight.sum()
+                match = apart / described.detach().var(0).sum()
+                aside, seen = aside + stage.match_weight * match, {**seen, "match": match.detach()}
+            if not stage.text_rate:
+                return aside, seen
+        else:
+            features, aside, seen = described + 0.5 * self.spread * self.noise(described), 0.0, {}
         ids, config = rows["ids"], self.model.config
         embeds = self.model.get_input_embeddings()(ids)
         visual = (ids == config.image_token_id) | (ids == config.video_token_id)
@@ -435,7 +541,7 @@ class Trainer:
         ends = targets == self.tokenizer.eos_token_id
         number = torch.cumsum(ends, 0) - ends.long()
         wrong = torch.zeros(int(ends.sum()), device=self.device).index_add_(0, number, (~right).float())
-        return text_loss + stage.dense_weight * dense_loss, {
+        return text_loss + aside, {
             "loss": text_loss.detach(), "exact": (wrong == 0).float().mean(), **seen
         }  # fmt: skip
 
@@ -446,6 +552,8 @@ class Trainer:
         self.model.train()
         while self.stage < len(self.stages):
             stage = self.stages[self.stage]
+            if not self.batch:
+                self.change_over(stage)
             batches = Batches(stage, self.stage, self.seed, self.batch, self.rank, self.world)
             loader = DataLoader(
                 batches,
@@ -489,6 +597,13 @@ class Trainer:
             self.stage, self.batch, self.seconds, saved = self.stage + 1, 0, self.seconds + now - saved, now
             self.save()
         return True
+
+    def change_over(self, stage: Stage) -> None:
+        """Before a stage: the palette is the tower's where it is first read, the tower is the palette's afterwards."""
+        if not stage.eyes and not self.spread.any():
+            self.fit_palette(stage)
+        elif stage.eyes and self.stage and not self.stages[self.stage - 1].eyes:
+            self.fit_tower(stage)
 
     def average(self, tensors: list[torch.Tensor]) -> None:
         """Replace each tensor by its mean over all processes."""

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import unicodedata
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 from types import MethodType, SimpleNamespace
 
@@ -34,9 +35,20 @@ from transformers.models.qwen2_5_vl.flops import decode_flops, prefill_flops
 import garden.train
 from garden.model import SPECIAL, TAGS, VOCABULARY, new_config, new_model, new_processor
 from garden.render import render
-from garden.scenes import LABELS, SPLITS, TOKEN, dense_labels, rng_for
+from garden.scenes import CLASSES, LABELS, SPLITS, TOKEN, dense_labels, rng_for
 from garden.tasks import SPLIT_SIZES, TASKS, item_for, make_item
-from garden.train import PRESETS, SMALL, Batches, Pack, Stage, Trainer, batched_attention, make_pack, patchify
+from garden.train import (
+    PRESETS,
+    SMALL,
+    Batches,
+    Pack,
+    Stage,
+    Trainer,
+    batched_attention,
+    make_pack,
+    one_hot,
+    patchify,
+)
 from policy.answer import AvisSettings, prepare
 from policy.prompts import DIRECT, THINKING, with_instruction
 
@@ -503,7 +515,8 @@ def test_training_prompts_are_those_of_inference(trainer_of):
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {**trainer.model.state_dict(), **{f"heads.{k}": v for k, v in trainer.heads.state_dict().items()}}
+    aside = {"palette": trainer.palette.detach(), "spread": trainer.spread}
+    return {**trainer.model.state_dict(), **{f"heads.{k}": v for k, v in trainer.heads.state_dict().items()}, **aside}
 
 
 def assert_same_weights(got: Trainer, want: Trainer):
@@ -529,6 +542,22 @@ def test_training_resumes_where_it_was(trainer_of):
     assert resumed.train(minutes=float("inf"), workers=0)
     assert_same_weights(resumed, whole)
 
+    legs = 1
+    while not trainer_of("paused").train(minutes=2, workers=0):
+        legs += 1
+    assert legs > 2
+    assert_same_weights(trainer_of("paused"), whole)
+
+
+def test_reasoning_without_pictures_resumes_where_it_was(trainer_of, monkeypatch):
+    """Guards against: a palette that a resumed run forgets, or fits anew to a tower that has moved on."""
+    see, speak = PRESETS["mini"]
+    recite = replace(speak, name="recite", vision_rate=0.0, eyes=False)
+    monkeypatch.setitem(PRESETS, "mini", (replace(see, pictures=4), recite, replace(recite, name="reason")))
+    monkeypatch.setattr(Trainer, "fit_palette", partialmethod(Trainer.fit_palette, pictures=8))
+    whole = trainer_of("whole")
+    assert whole.train(minutes=float("inf"), workers=0)
+    assert whole.palette.abs().sum() > 0 and whole.spread.abs().sum() > 0
     legs = 1
     while not trainer_of("paused").train(minutes=2, workers=0):
         legs += 1
@@ -571,6 +600,90 @@ def test_stages_train_what_they_say(trainer_of):
     assert all("visual" in name or "heads" in name for name in moved)
 
 
+def test_a_stage_without_eyes_trains_language_and_palette_alone(trainer_of):
+    """Guards against: pictures drawn for nothing, a tower that moves without seeing, and a palette that stays."""
+    trainer = trainer_of("blind")
+    blind = replace(trainer.stages[1], eyes=False)
+    packs = Batches(blind, 1, 0, 0).make(0)
+    assert all(not pack.shown and pack.dense for pack in packs)
+    seeing = Batches(replace(blind, eyes=True), 1, 0, 0).make(0)
+    assert [pack.asked for pack in packs] == [pack.asked for pack in seeing], "the questions are not those of pictures"
+    trainer.palette.data.normal_()
+    trainer.set_rates(blind)
+    before = {name: value.clone() for name, value in weights(trainer).items()}
+    trainer.loss(blind, trainer.encoder.batch(packs))[0].backward()
+    trainer.optimiser.step()
+    moved = {name for name, value in weights(trainer).items() if not torch.equal(value, before[name])}
+    assert "palette" in moved and "lm_head.weight" in moved
+    assert not [name for name in moved if "visual" in name or "heads" in name]
+
+
+def test_palette_and_tower_are_fitted_to_each_other(trainer_of, monkeypatch):
+    """Guards against: rows of the palette given to other labels, tokens in the order of windows beside labels in the
+    order of the picture, a spread that is not the features' distance from the palette, and a tower that a stage
+    without eyes leaves with features of its own."""
+    trainer = trainer_of("palette")
+    enlarge(trainer.model)
+    stage, last = trainer.stages[0], trainer.model.visual.merger.mlp[-1]
+    trainer.fit_palette(stage, pictures=80)
+    inputs, labels = trainer.survey(stage, 8)
+    rows = trainer.encoder.batch(Batches(replace(stage, batch=8), 90, 0, 0).make(0), text=False)
+    assert torch.equal(rows["labels"], labels)
+    with torch.no_grad():
+        features = trainer.features(rows)
+    torch.testing.assert_close(F.linear(inputs[:, :-1], last.weight, last.bias), features, atol=1e-4, rtol=1e-4)
+    assert (inputs[:, -1] == 1).all()
+
+    # Labels that the inputs tell: the last layer finds them again, and so do the heads.
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.stack([torch.randint(n, (4000,), generator=generator) for n in CLASSES], dim=1)
+    which = F.pad(one_hot(labels), (0, inputs.shape[1] - 1 - sum(CLASSES)))
+    mixed = which @ torch.randn(which.shape[1], which.shape[1], generator=generator)
+    monkeypatch.setattr(trainer, "survey", lambda stage, pictures: (F.pad(mixed, (0, 1), value=1.0), labels))
+    trainer.palette.data.normal_()
+    trainer.fit_tower(stage)
+    with torch.no_grad():
+        features = last(mixed)
+        assert (features - trainer.described(labels)).square().mean() < 0.02 * trainer.described(labels).var()
+        _, right = trainer.dense_loss(features, labels)
+    assert min(right.values()) > 0.95
+    last.bias.data += 0.5
+    trainer.fit_palette(stage)
+    torch.testing.assert_close(trainer.described(labels), last(mixed).detach(), atol=0.3, rtol=0)
+    assert 0 < float(trainer.spread.mean()) < 0.2
+
+
+def test_towers_are_fitted_only_where_stages_change(trainer_of, monkeypatch):
+    """Guards against: a fit left out, or made again where training would undo it or has gone on."""
+    called = []
+    monkeypatch.setattr(Trainer, "fit_palette", lambda self, stage: called.append("palette") or self.spread.fill_(1))
+    monkeypatch.setattr(Trainer, "fit_tower", lambda self, stage: called.append("tower"))
+    see, speak = PRESETS["mini"]
+    recite = replace(speak, name="recite", vision_rate=0.0, eyes=False)
+    monkeypatch.setitem(PRESETS, "mini", (see, recite, replace(recite, name="reason"), see, speak))
+    trainer = trainer_of("changes")
+    for trainer.stage, stage in enumerate(trainer.stages):
+        trainer.change_over(stage)
+    assert called == ["palette", "tower"]
+
+
+def test_features_are_drawn_towards_the_palette(trainer_of, monkeypatch):
+    """Guards against: a match that features equal to the palette do not end, or that the stage's weight does not
+    scale; and a palette that follows the tower, where the language model reads the palette."""
+    trainer = trainer_of("match")
+    trainer.palette.data.normal_()
+    batch = trainer.encoder.batch([pack_of("image", 8)])
+    stage = replace(MINI, text_rate=0.0, match_weight=2.0)
+    without, _ = trainer.loss(replace(stage, match_weight=0.0), batch)
+    with_match, seen = trainer.loss(stage, batch)
+    torch.testing.assert_close(with_match, without + 2.0 * seen["match"])
+    with_match.backward()
+    assert trainer.palette.grad is None
+    assert float(seen["match"]) > 0.1
+    monkeypatch.setattr(trainer, "features", lambda rows: trainer.described(rows["labels"]))
+    assert float(trainer.loss(stage, batch)[1]["match"]) == pytest.approx(0, abs=1e-6)
+
+
 def test_rates_follow_the_schedule(trainer_of):
     """Guards against: a rate that jumps where it should fall, falls below its floor, or rises after its warm-up."""
     trainer = trainer_of("rates")
@@ -593,7 +706,7 @@ def test_a_step_of_the_gpu_preset_runs_in_bfloat16(processor, monkeypatch, tmp_p
     into the other failed at the first batch of the language stage."""
     monkeypatch.setattr(garden.train, "new_processor", lambda: processor)
     trainer = Trainer("gpu", 0, "cpu", tmp_path)
-    stage = replace(PRESETS["gpu"][1], questions=2, levels=EASY)
+    stage = replace(PRESETS["gpu"][-2], questions=2, levels=EASY)
     with torch.autocast("cpu", torch.bfloat16):
         loss, _ = trainer.loss(stage, trainer.encoder.batch([pack_of(medium, 7, questions=2)]))
     loss.backward()
@@ -603,9 +716,11 @@ def test_a_step_of_the_gpu_preset_runs_in_bfloat16(processor, monkeypatch, tmp_p
 
 def test_presets_can_be_drawn():
     """Guards against: shares that do not add up to one, a schedule that ends before its first batch, sizes that a
-    picture's tokens do not divide, and language training that begins before vision training."""
+    picture's tokens do not divide, and language training on pictures that the tower has not learned to see."""
     for stages in PRESETS.values():
-        assert stages[0].text_rate == 0 and all(stage.text_rate > 0 for stage in stages[1:])
+        seeing = [stage for stage in stages if stage.eyes]
+        assert seeing[0].text_rate == 0 and seeing[0].vision_rate > 0 and seeing[-1].text_rate > 0
+        assert all(stage.text_rate > 0 and not stage.vision_rate for stage in stages if not stage.eyes)
         for stage in stages:
             assert sum(stage.media) == pytest.approx(1) and sum(stage.levels) == pytest.approx(1)
             assert stage.pictures >= 100 * stage.batch and stage.questions >= 1
