@@ -3,6 +3,7 @@
 Alone it asks the bundled model about the bundled picture::
 
     python demo.py --enable-kdv --kdv-ratio 0.75 --num-rollouts 5
+    python demo.py --enable-kdv --enable-policy
     python demo.py --image-path photo.jpg --prompt "What is on the table?" --model-path Qwen/Qwen2.5-VL-7B-Instruct
     python demo.py --input questions.jsonl --output answers.jsonl --enable-kdv
 """
@@ -14,14 +15,14 @@ import os
 import re
 import sys
 import warnings
-from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
-from policy.settings import AvisSettings
+from policy.settings import VOTES, AvisSettings
 
 ROOT = Path(__file__).resolve().parent
 BUNDLED = ROOT / "models" / "garden-tiny"
+POLICY = ROOT / "policy_checkpoint.pt"
 EXAMPLE = ROOT / "example.jpg"
 QUESTION = "How many wooden rabbits are wearing glasses?"
 
@@ -49,9 +50,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--enable-kdv", action="store_true", help="prune visual tokens before the language model")
     add("--kdv-ratio", type=float, metavar="RHO", help="fraction of visual tokens PRUNED (default 0.75)")
     add("--kdv-threshold", type=float, metavar="TAU", help="adaptive instead: angle in radians")
-    add("--num-rollouts", type=int, default=1, metavar="K", help="1: greedy; more: sampled, majority vote")
-    add("--enable-policy", action="store_true", help="choose K by predicted difficulty")
-    add("--policy-path", type=Path, default=ROOT / "policy_checkpoint.pt")
+    add("--num-rollouts", type=int, metavar="K", help="1 (default): greedy; more: sampled, then a vote")
+    add("--enable-policy", action="store_true", help="choose K by predicted difficulty; with KDV, prune adaptively")
+    add("--policy-path", type=Path, metavar="FILE", help=f"default: {POLICY.name} beside this program")
+    add("--no-early-stop", action="store_true", help="end all rollouts, even when the vote is decided")
+    add("--rollouts-at-once", type=int, metavar="N", help="the next N only while undecided (default: all K)")
+    add("--vote", default="majority", choices=VOTES, help="confidence: votes weigh as their tokens are probable")
     add("--no-enable-thinking", action="store_true", help="ask for the answer without reasoning")
     add("--max-new-tokens", type=int, default=2048, help="per rollout (default 2048)")
     add("--min-pixels", type=int)
@@ -65,7 +69,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     add("--device", help="default: cuda when there is one, else cpu")
     add("--json", action="store_true", help="print the whole record as one JSON document")
-    add("--explain", action="store_true", help="print K and the votes as a table")
+    add("--explain", action="store_true", help="print p, its bin, K and the votes as a table")
     add("--save-kept", type=Path, metavar="OUT.png", help="draw the kept tokens over the picture, and their scores")
     add("--input", type=Path, metavar="IN", help="many questions: a JSONL file, or a folder of pictures and --prompt")
     add("--output", type=Path, metavar="OUT.jsonl", help="their answers; the same command goes on where it was stopped")
@@ -87,14 +91,20 @@ def is_example(args: argparse.Namespace) -> bool:
 def check(args: argparse.Namespace, settings: AvisSettings) -> None:
     """Refuse what can be refused without torch, which takes seconds to import. Raises ValueError."""
     # Pillow, NumPy and PyAV: a fraction of a second, which `--help` need not take.
+    from zipfile import is_zipfile
+
     from policy.checkpoint import check_model_folder
-    from policy.media import frames, open_clip, read_image, sample_indices
+    from policy.media import check_file, frames, open_clip, read_image, sample_indices
     from policy.prompts import check_text
 
     if args.enable_policy:
-        if not args.policy_path.is_file():
-            raise ValueError(f"--enable-policy: no policy checkpoint at {args.policy_path}; choose K by --num-rollouts")
-        raise ValueError(f"--enable-policy: {args.policy_path} is not a policy checkpoint that this version can read")
+        path = policy_path(args)
+        if not path.exists():
+            raise ValueError(f"--enable-policy: no policy checkpoint at {path}; choose K by --num-rollouts")
+        if not is_zipfile(check_file(path)):
+            raise ValueError(f"--enable-policy: {path} is not a policy checkpoint, or is cut off")
+    elif args.policy_path is not None:
+        raise ValueError("--policy-path needs --enable-policy")
     if args.device and not re.fullmatch(r"(cpu|mps|(cuda|xpu|npu)(:\d{1,3})?)", args.device):
         raise ValueError(f"unknown device {args.device}: cpu, cuda or cuda:1, for instance")
     if args.attn_implementation == "flash_attention_2":
@@ -140,7 +150,10 @@ def settings_of(args: argparse.Namespace) -> AvisSettings:
         enable_kdv=args.enable_kdv,
         kdv_ratio=args.kdv_ratio,
         kdv_threshold=args.kdv_threshold,
-        num_rollouts=args.num_rollouts,
+        num_rollouts=1 if args.num_rollouts is None else args.num_rollouts,
+        early_stop=not args.no_early_stop,
+        rollouts_at_once=args.rollouts_at_once,
+        vote=args.vote,
         thinking=not args.no_enable_thinking,
         max_new_tokens=args.max_new_tokens,
         temperature=args.temperature,
@@ -153,6 +166,10 @@ def settings_of(args: argparse.Namespace) -> AvisSettings:
     )
 
 
+def policy_path(args: argparse.Namespace) -> Path:
+    return args.policy_path or POLICY
+
+
 def messages_of(args: argparse.Namespace) -> list[dict]:
     """The chat: media in the order given, then the question."""
     content = [{"type": kind, kind: str(path)} for kind, path in args.media]
@@ -161,32 +178,36 @@ def messages_of(args: argparse.Namespace) -> list[dict]:
     return [*system, {"role": "user", "content": content}]
 
 
-def mode_of(settings) -> str:
+def mode_of(settings, has_policy: bool = False) -> str:
     """The mode's name, as the README has it."""
-    pruned = ""
-    if settings.enable_kdv:
-        pruned = "adaptive KDV" if settings.kdv_threshold is not None else "KDV"
-    sampled = "rollouts" if settings.num_rollouts > 1 else ""
-    return " + ".join(filter(None, (pruned, sampled))) or "vanilla"
+    is_fixed = settings.kdv_ratio is not None or settings.kdv_threshold is None and not has_policy
+    pruned = "" if not settings.enable_kdv else "KDV" if is_fixed else "adaptive KDV"
+    sampled = "adaptive K" if has_policy else "rollouts" if settings.num_rollouts > 1 else ""
+    name = " + ".join(filter(None, (pruned, sampled))) or "vanilla"
+    return f"AVIS ({name})" if name == "adaptive KDV + adaptive K" else name
 
 
 def report(args: argparse.Namespace, settings, result) -> str:
     """The answer and how it came about, for a person."""
-    lines = [f"model     {args.model_path}", f"mode      {mode_of(settings)}"]
+    lines = [f"model     {args.model_path}", f"mode      {mode_of(settings, args.enable_policy)}"]
     for number, item in enumerate(result.items, start=1):
         lines.append(f"{item.kind} {number}   kept {item.kept} of {item.total} visual tokens (rho = {item.rho:.2f})")
-    lines.append(f"rollouts  K = {result.num_rollouts}")
+    if result.p is not None:
+        lines.append(f"policy    p = {result.p:.2f}, bin {result.bin}")
+    stopped = f", {result.stopped_rollouts} stopped: the vote was decided" if result.stopped_rollouts else ""
+    lines.append(f"rollouts  K = {result.num_rollouts}{stopped}")
     for number, rollout in enumerate(result.rollouts, start=1):
         said = "abstains" if rollout.answer is None else shown(rollout.answer)
         cut = "" if rollout.finished else ", cut off"
+        if rollout.stopped:
+            said, cut = "stopped", ""
         lines.append(f"  {number}       {said}   ({rollout.tokens} tokens{cut})")
-    votes = ", ".join(f"{shown(answer)}: {count}" for answer, count in result.votes.items())
+    votes = ", ".join(f"{shown(answer)}: {count:.3g}" for answer, count in result.votes.items())
     flops, seconds = result.flops, result.seconds
     total = flops["vision"] + flops["prefill"] + flops["decode"]
     lines += [
         f"votes     {votes or 'none: every rollout abstained'}",
-        f"tokens    prompt {result.prompt_tokens}, kept {result.kept_tokens}, "
-        f"new {sum(rollout.tokens for rollout in result.rollouts)}",
+        f"tokens    prompt {result.prompt_tokens}, kept {result.kept_tokens}, new {result.new_tokens}",
         f"FLOPs     {total / 1e9:.3g} G; relative to vanilla (rho = 0, K = 1): "
         f"LLM-only {flops['relative_llm']:.2f}, total {flops['relative_total']:.2f}",
         "seconds   " + ", ".join(f"{stage} {value:.2f}" for stage, value in seconds.items()),
@@ -203,17 +224,25 @@ def shown(text: str) -> str:
 
 
 def explanation(result) -> str:
-    """K and the votes as a table: votes, normalised answer, the rollouts that gave it."""
+    """p, its bin and K, and the votes as a table: how many, their weight, the normalised answer, whose they are."""
     from policy.vote import majority_vote
 
     forms = majority_vote([rollout.answer for rollout in result.rollouts]).normalised
-    rows = [("votes", "answer", "rollouts")]
-    for form, count in Counter(forms).most_common():
-        numbers = ", ".join(str(number) for number, other in enumerate(forms, start=1) if other == form)
-        rows.append((str(count), "abstained" if form is None else shown(form), numbers))
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    table = [f"  {votes:<{widths[0]}}  {form:<{widths[1]}}  {numbers}" for votes, form, numbers in rows]
-    return "\n".join([f"K = {result.num_rollouts}", *table])
+    groups: dict[tuple[bool, str], list[str]] = {}
+    for number, (rollout, form) in enumerate(zip(result.rollouts, forms, strict=True), start=1):
+        without = "stopped" if rollout.stopped else "abstained"
+        groups.setdefault((form is not None, without if form is None else form), []).append(str(number))
+    rows = [("votes", "weight", "answer", "rollouts")]
+    weight = {group: result.votes[group[1]] if group[0] else 0 for group in groups}
+    for group in sorted(groups, key=lambda group: (not group[0], -weight[group])):
+        numbers = groups[group]
+        rows.append((str(len(numbers)), f"{weight[group]:.3f}", shown(group[1]), ", ".join(numbers)))
+    if result.settings.vote == "majority":
+        rows = [(row[0], *row[2:]) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    chosen = "" if result.p is None else f"p = {result.p:.2f}, bin {result.bin}, "
+    return "\n".join([f"{chosen}K = {result.num_rollouts}", *table])
 
 
 def say(text: str) -> None:
@@ -231,10 +260,11 @@ def run(args: argparse.Namespace) -> int:
         return run_many(args, settings)
     # Only now the slow imports: a wrong flag or file is told at once.
     model, processor = loaded(args)
+    policy, notes = loaded_policy(args, model)
     from policy.answer import VisualMemory, answer
 
     memory = VisualMemory() if args.save_kept else None
-    result = answer(model, processor, messages_of(args), settings, memory=memory)
+    result = answer(model, processor, messages_of(args), settings, memory=memory, policy=policy)
     table = explanation(result) if args.explain else ""
     if args.json:
         say(json.dumps(result.to_dict(), ensure_ascii=False))
@@ -247,8 +277,7 @@ def run(args: argparse.Namespace) -> int:
         png = io.BytesIO()
         draw_kept(memory, processor).save(png, "PNG")
         args.save_kept.write_bytes(png.getvalue())
-    if not is_example(args):
-        tell_limits(model)
+    tell([*notes, *([] if is_example(args) else limits(model))])
     return 0
 
 
@@ -261,15 +290,17 @@ def run_many(args: argparse.Namespace, settings: AvisSettings) -> int:
         try:
             if len(answers.done) < len(questions):
                 model, processor = loaded(args)
+                policy, notes = loaded_policy(args, model)
                 from policy.answer import VisualMemory, answer
 
                 memory = VisualMemory()
 
                 def ask(question) -> dict:
-                    return answer(model, processor, question.messages, settings, question.item, memory).to_dict()
+                    asked = (question.messages, settings, question.item, memory, policy)
+                    return answer(model, processor, *asked).to_dict()
 
                 run(questions, answers, ask)
-                tell_limits(model)
+                tell([*notes, *limits(model)])
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"{len(answers.done)} of {len(questions)} questions are in {args.output}; "
@@ -290,13 +321,34 @@ def loaded(args: argparse.Namespace):
     logging.disable_progress_bar()
     from policy.answer import load
 
+    if args.enable_policy:
+        from policy.policy_model import read_checkpoint
+
+        read_checkpoint(policy_path(args))  # what is wrong with it is told before the wait for the model
     return load(args.model_path, args.device, args.dtype, args.attn_implementation)
 
 
-def tell_limits(model) -> None:
-    """What the bundled model says of itself; after the answer, because a refusal is one line."""
-    note = getattr(model.config, "knows", None)
-    if note:
+def loaded_policy(args: argparse.Namespace, model):
+    """(policy, notes about it); None and none without `--enable-policy`. Raises ValueError for another width."""
+    if not args.enable_policy:
+        return None, []
+    from policy import PolicyModel
+    from policy.answer import weights_sha256
+
+    policy = PolicyModel(policy_path(args), model.device)
+    other = policy.check(model.config.vision_config.out_hidden_size, weights_sha256(model.config._name_or_path))
+    ignored = "--num-rollouts is ignored: the policy chooses K" if args.num_rollouts is not None else None
+    return policy, list(filter(None, (ignored, other)))
+
+
+def limits(model) -> list[str]:
+    """What the bundled model says of itself."""
+    return list(filter(None, [getattr(model.config, "knows", None)]))
+
+
+def tell(notes: list[str]) -> None:
+    """On stderr, after the answer, because a refusal is one line."""
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
 
 

@@ -5,7 +5,7 @@
     >>> answer(model, processor, messages, settings).text                       # doctest: +SKIP
     '2'
 
-`Answer` and `answer` are imported when they are first used: they need torch, which takes seconds.
+`Answer`, `answer` and `PolicyModel` are imported when they are first used: they need torch, which takes seconds.
 """
 
 import sys
@@ -18,8 +18,10 @@ from policy.vote import extract_answer, majority_vote
 
 if TYPE_CHECKING:
     from policy.answer import Answer, answer
+    from policy.policy_model import PolicyModel
 
-__all__ = ["Answer", "AvisSettings", "answer", "extract_answer", "majority_vote"]
+__all__ = ["Answer", "AvisSettings", "PolicyModel", "answer", "extract_answer", "majority_vote"]
+_LATER = {"Answer": "policy.answer", "answer": "policy.answer", "PolicyModel": "policy.policy_model"}
 
 
 class _Package(ModuleType):
@@ -34,6 +36,6 @@ sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("Answer", "answer"):
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("policy.answer"), name)
+    return getattr(import_module(_LATER[name]), name)

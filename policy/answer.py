@@ -1,7 +1,7 @@
 """From images, videos and a question to one `Answer`: the only composition of AVIS's stages, read top to bottom.
 
     image or video + question -> processor -> prefill (keys -> kept indices -> pruned prompt -> cache)
-                              -> rollouts -> vote -> Answer
+                              -> policy -> K -> rollouts -> vote -> Answer
 
 The demo, the evaluation and the adapters all call `answer()`::
 
@@ -13,14 +13,15 @@ The demo, the evaluation and the adapters all call `answer()`::
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,14 +31,18 @@ from torchvision.transforms import InterpolationMode, functional
 from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl import flops
 from transformers.models.qwen2_5_vl.key_diversity import VisualItem
+from transformers.models.qwen2_5_vl.shared_prefill import Ended, Prefill
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from transformers.utils import cached_file, is_flash_attn_2_available
 
 from policy.checkpoint import check_model_folder
-from policy.media import frames, open_clip, read_image, sample_indices
+from policy.media import Picture, frames, open_clip, read_image, sample_indices
 from policy.prompts import check_text, with_instruction
 from policy.settings import AvisSettings
-from policy.vote import extract_answer, majority_vote
+from policy.vote import confidence, extract_answer, is_decided, majority_vote, normal_form
+
+if TYPE_CHECKING:
+    from policy.policy_model import PolicyModel, Prediction
 
 # What the processor makes of pictures and videos.
 PIXELS = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
@@ -55,12 +60,20 @@ class ItemReport:
 
 @dataclass(frozen=True)
 class RolloutReport:
-    """One rollout: its text, the answer read from it (None: it abstains), its tokens, whether it ended itself."""
+    """One rollout.
+
+    Attributes:
+        text: what it wrote. answer: read from it; None: it abstains, or was stopped. tokens: new ones.
+        finished: whether it ended itself. stopped: whether it was given up, or not begun, since the vote was decided.
+        mean_logprob: of its tokens under the model's own distribution, before temperature and top-p; None for none.
+    """
 
     text: str
     answer: str | None
     tokens: int
     finished: bool
+    stopped: bool = False
+    mean_logprob: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,22 +83,31 @@ class Answer:
     Attributes:
         text: the text of the rollout that stands for the winner (the first rollout when all abstain).
         answer: the voted answer, as that rollout wrote it; None when all abstain.
-        votes: votes per normalised answer, in order of first appearance.
+        votes: votes per normalised answer, in order of first appearance; of a vote by confidence the sums of weights.
         rollouts: every rollout, by index. num_rollouts: K.
-        items: images, then videos. prompt_tokens, kept_tokens: the prompt's length before and after pruning.
-        flops: by stage (vision, prefill, decode), and relative to vanilla (rho = 0, K = 1 with the rollouts' mean
-            length) in both accountings: `relative_llm` (the paper's #F) and `relative_total`.
-        seconds: by stage. cache_bytes: the largest size of the decoding cache.
+        stopped_rollouts: how many of them were stopped or not begun. new_tokens: decoded, by all together.
+        p, bin: the policy's solvability and the bin of its rule; None without a policy.
+        items: images, then videos. rho: the fraction pruned of all their tokens together.
+        prompt_tokens, kept_tokens: the prompt's length before and after pruning.
+        flops: by stage (vision, prefill, decode), and relative to vanilla (rho = 0, K = 1) in both accountings:
+            `relative_llm` (the paper's #F) and `relative_total`. Vanilla's length is the mean length of the rollouts
+            that were not stopped; shorter ones end first, so an early stop makes that, and vanilla, look cheaper.
+        seconds: by stage; "policy" with one. cache_bytes: the largest size of the decoding cache.
         backend: dtype, device and attention implementation. pixel_bounds: of pictures and of frames, as applied.
-        versions, weights_sha256, settings, item: with these, what is needed to make this answer again.
+        versions, weights_sha256, policy_sha256, settings, item: with these, what is needed to make this answer again.
     """
 
     text: str
     answer: str | None
-    votes: dict[str, int]
+    votes: dict[str, float]
     rollouts: tuple[RolloutReport, ...]
     num_rollouts: int
+    stopped_rollouts: int
+    new_tokens: int
+    p: float | None
+    bin: int | None
     items: tuple[ItemReport, ...]
+    rho: float
     prompt_tokens: int
     kept_tokens: int
     flops: dict[str, float]
@@ -95,6 +117,7 @@ class Answer:
     pixel_bounds: dict[str, tuple[int, int]]
     versions: dict[str, str]
     weights_sha256: str | None
+    policy_sha256: str | None
     settings: AvisSettings
     item: int
 
@@ -135,23 +158,34 @@ def answer(
     settings: AvisSettings = AvisSettings(),
     item: int = 0,
     memory: VisualMemory | None = None,
+    policy: "PolicyModel | None" = None,
 ) -> Answer:
     """Answer one question about images and videos.
 
     Args:
         model, processor: from `load`, or any Qwen2.5-VL loaded through the fork.
         messages: a chat in Transformers' form; the content of a turn is text or a list of parts
-            `{"type": "image", "image": path or PIL picture}`, `{"type": "video", "video": path}` and
-            `{"type": "text", "text": ..}`, in any order.
+            `{"type": "image", "image": ..}`, `{"type": "video", "video": ..}` and `{"type": "text", "text": ..}`, in
+            any order. A picture is a path, a PIL picture, an array or a data URI (`read_image`); a video is a path or
+            a list of pictures, `"fps"` of them a second (2 when the part does not say).
         settings: see `AvisSettings`.
         item: the query's number in its set; with `settings.seed` it fixes the rollouts' randomness.
         memory: of the query before, which this one replaces. Pictures and videos that are the same, pixel by pixel,
             are not encoded again; the answer is the same as without, and its FLOPs are still those of the whole query.
+        policy: chooses K, and with KDV on and neither ratio nor threshold given, the threshold. It warns
+            (UserWarning) when it was fitted on another backbone.
 
     Returns:
-        An `Answer`. Raises ValueError or OSError with one line for input that cannot be read, and MemoryError with
-        one line that says what to lower.
+        An `Answer`. Raises ValueError or OSError with one line for input that cannot be read or a policy of another
+        width, and MemoryError with one line that says what to lower.
     """
+    sha256 = weights_sha256(model.config._name_or_path)
+    threshold = settings.kdv_threshold
+    if policy is not None:
+        if other := policy.check(model.config.vision_config.out_hidden_size, sha256):
+            warnings.warn(other, stacklevel=2)
+        if settings.enable_kdv and settings.kdv_ratio is None and threshold is None:
+            threshold = policy.tau
     inputs = prepare(processor, messages, settings)
     _check_length(model, inputs["input_ids"].shape[1])
     pixels = {name: inputs[name] for name in PIXELS if name in inputs}
@@ -163,47 +197,75 @@ def answer(
             **inputs.to(model.device),
             enable_kdv=settings.enable_kdv,
             kdv_ratio=settings.kdv_ratio,
-            kdv_threshold=settings.kdv_threshold,
+            kdv_threshold=threshold,
             kdv_pruner=settings.kdv_pruner,
             kdv_seed=_pruner_seed(settings, item),
         )
+        seconds, predicted = dict(prefill.seconds), None
+        if policy is not None:
+            predicted, seconds["policy"] = _predicted(policy, prefill)
     if memory is not None:
         memory.model, memory.pixels, memory.items, memory.kept = model, pixels, prefill.visual_items, prefill.kept
-    with _advice("lower num_rollouts or max_new_tokens"):
+    count = settings.num_rollouts if predicted is None else predicted.num_rollouts
+
+    def read(text: str, finished: bool) -> str | None:
+        return extract_answer(opened + text, finished=finished)
+
+    # Templates of some post-trained models open the thought themselves; the vote has to know that it is open.
+    opened = "<think>" if processor.tokenizer.decode(inputs["input_ids"][0, -8:]).rstrip().endswith("<think>") else ""
+    is_weighted = settings.vote == "confidence"
+    forms: dict[int, str | None] = {}
+
+    def decided(ended: Mapping[int, Ended]) -> bool:
+        for index in ended.keys() - forms.keys():
+            text = processor.tokenizer.decode(ended[index].tokens, skip_special_tokens=True)
+            forms[index] = normal_form(read(text, ended[index].finished))
+        weights = {index: confidence(rollout.mean_logprob) for index, rollout in ended.items()} if is_weighted else None
+        return is_decided(forms, count, weights)
+
+    with _advice("lower num_rollouts, rollouts_at_once or max_new_tokens"):
         rollouts = model.rollout(
             prefill,
-            settings.num_rollouts,
+            count,
             max_new_tokens=settings.max_new_tokens,
-            temperature=0.0 if settings.num_rollouts == 1 else settings.temperature,
+            temperature=0.0 if count == 1 else settings.temperature,
             top_p=settings.top_p,
             seed=settings.seed,
             item=item,
+            at_once=settings.rollouts_at_once,
+            decided=decided if settings.early_stop else None,
         )
+    seconds["decode"] = rollouts.seconds
     texts = processor.tokenizer.batch_decode(rollouts.tokens, skip_special_tokens=True)
-    # Templates of some post-trained models open the thought themselves; the vote has to know that it is open.
-    opened = "<think>" if processor.tokenizer.decode(inputs["input_ids"][0, -8:]).rstrip().endswith("<think>") else ""
-    answers = [
-        extract_answer(opened + text, finished=finished)
-        for text, finished in zip(texts, rollouts.finished, strict=True)
-    ]
-    vote = majority_vote(answers)
+    answers = [read(text, finished) for text, finished in zip(texts, rollouts.finished, strict=True)]
+    weights = [0.0 if mean is None else confidence(mean) for mean in rollouts.mean_logprobs] if is_weighted else None
+    vote = majority_vote(answers, weights=weights)
 
     lengths = [len(tokens) for tokens in rollouts.tokens]
+    whole = [length for length, stopped in zip(lengths, rollouts.stopped, strict=True) if not stopped]
     merge = model.config.vision_config.spatial_merge_size
     grids = [(t, h * merge, w * merge) for t, h, w in (visual.grid for visual in prefill.visual_items)]
     spent = flops.cost(model.config, grids, prefill.prompt_length, prefill.kept_length, lengths)
-    vanilla = flops.vanilla_cost(model.config, grids, prefill.prompt_length, flops.mean_length(lengths))
+    vanilla = flops.vanilla_cost(model.config, grids, prefill.prompt_length, flops.mean_length(whole))
     relative = flops.relative(spent, vanilla)
+    items = tuple(
+        ItemReport(visual.kind, len(visual.embeds), len(kept), 1 - len(kept) / len(visual.embeds))
+        for visual, kept in zip(prefill.visual_items, prefill.kept, strict=True)
+    )
     return Answer(
         text=texts[vote.index or 0],
         answer=vote.answer,
         votes=vote.counts,
-        rollouts=tuple(map(RolloutReport, texts, answers, lengths, rollouts.finished)),
-        num_rollouts=settings.num_rollouts,
-        items=tuple(
-            ItemReport(visual.kind, len(visual.embeds), len(kept), 1 - len(kept) / len(visual.embeds))
-            for visual, kept in zip(prefill.visual_items, prefill.kept, strict=True)
+        rollouts=tuple(
+            map(RolloutReport, texts, answers, lengths, rollouts.finished, rollouts.stopped, rollouts.mean_logprobs)
         ),
+        num_rollouts=count,
+        stopped_rollouts=sum(rollouts.stopped),
+        new_tokens=sum(lengths),
+        p=predicted and predicted.p,
+        bin=predicted and predicted.bin,
+        items=items,
+        rho=1 - sum(part.kept for part in items) / sum(part.total for part in items) if items else 0.0,
         prompt_tokens=prefill.prompt_length,
         kept_tokens=prefill.kept_length,
         flops={
@@ -213,7 +275,7 @@ def answer(
             "relative_llm": relative["llm"],
             "relative_total": relative["total"],
         },
-        seconds={**prefill.seconds, "decode": rollouts.seconds},
+        seconds=seconds,
         cache_bytes=rollouts.cache_bytes,
         backend={
             "dtype": str(model.dtype).removeprefix("torch."),
@@ -225,10 +287,19 @@ def answer(
             "video": pixel_bounds(processor.video_processor, settings),
         },
         versions=versions(),
-        weights_sha256=weights_sha256(model.config._name_or_path),
+        weights_sha256=sha256,
+        policy_sha256=policy and policy.sha256,
         settings=settings,
         item=item,
     )
+
+
+def _predicted(policy: "PolicyModel", prefill: Prefill) -> "tuple[Prediction, float]":
+    """What the policy says of a query, and the seconds it took (reading p waits for the device)."""
+    start = time.perf_counter()
+    hidden = None if policy.hidden_width is None else prefill.last_hidden_state
+    predicted = policy.predict([visual.embeds for visual in prefill.visual_items], hidden)
+    return predicted, time.perf_counter() - start
 
 
 @contextmanager
@@ -262,14 +333,16 @@ def prepare(processor, messages: list[dict], settings: AvisSettings):
     Returns:
         A `BatchFeature` with what `model.prefill` takes, on the CPU. Raises as `answer` does.
     """
-    messages = deepcopy(messages)
     _check_messages(processor, messages)
+    messages = [_copied(turn) for turn in messages]
     _add_instruction(messages, settings.thinking)
     parts = [part for turn in messages if not isinstance(turn["content"], str) for part in turn["content"]]
     images = [read_image(part["image"]) for part in parts if part["type"] == "image"]
     bounds = pixel_bounds(processor.video_processor, settings)
     videos = [
-        read_video(part["video"], bounds, settings.fps, settings.nframes) for part in parts if part["type"] == "video"
+        read_video(part["video"], bounds, settings.fps, settings.nframes, part.get("fps"))
+        for part in parts
+        if part["type"] == "video"
     ]
     try:
         text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -307,6 +380,12 @@ def _check_messages(processor, messages: list[dict]) -> None:
         check_text(text, special)
 
 
+def _copied(turn: dict) -> dict:
+    """A turn whose texts can be changed; pictures and frames are the same objects."""
+    content = turn["content"]
+    return {**turn, "content": content if isinstance(content, str) else [dict(part) for part in content]}
+
+
 def _add_instruction(messages: list[dict], thinking: bool) -> None:
     """Append the instruction for the answer's form to the last text of the last user turn, in place."""
     turn = [turn for turn in messages if turn["role"] == "user"][-1]
@@ -335,20 +414,25 @@ def pixel_bounds(image_or_video_processor, settings: AvisSettings) -> tuple[int,
 
 
 def read_video(
-    source: str | Path, bounds: tuple[int, int], fps: float | None = None, nframes: int | None = None
+    source: str | Path | Sequence[Picture],
+    bounds: tuple[int, int],
+    fps: float | None = None,
+    nframes: int | None = None,
+    rate: float | None = None,
 ) -> tuple[torch.Tensor, float]:
-    """Frames of a video file, sampled and resized as qwen-vl-utils does, and their rate.
+    """Frames of a video, sampled and resized as qwen-vl-utils does, and their rate.
 
     Args:
-        source: a file.
+        source: a file, or a list of pictures.
         bounds: least and most pixels of a frame.
         fps, nframes: see `AvisSettings`.
+        rate: of a list, its pictures a second (default 2).
 
     Returns:
         (frames, 3, height, width) uint8, and frames per second. Only one frame at a time is held in full size.
         Raises ValueError for what cannot be read.
     """
-    clip = open_clip(source)
+    clip = open_clip(source, rate)
     indices, rate = sample_indices(clip, fps, nframes)
     # qwen-vl-utils's own limits: 768 tokens a frame, and 90% of 128,000 for all pairs of frames.
     most = max(min(768, 0.9 * 128_000 / len(indices) * 2) * 784, int(1.05 * bounds[0]))

@@ -175,7 +175,7 @@ class Answers:
         self.path, self.settings = path, asdict(settings)
         self.done: set[int] = set()
         self.totals = Totals()
-        self.weights: str | None = None
+        self.made_with: tuple[str | None, str | None] | None = None  # hashes of the model and of the policy
         if path.exists() and not path.is_file():
             raise ValueError(f"{path} is not a regular file")
         self._fd = self._locked(path)
@@ -198,11 +198,11 @@ class Answers:
         """Write one line, whole and synced, or nothing of it.
 
         Raises:
-            ValueError: the record was made with other weights than the file's. OSError: it cannot be written.
+            ValueError: the record was made with another model or policy than the file's. OSError: it cannot be
+                written.
         """
-        weights = record.get("weights_sha256")
-        if weights and self.weights and weights != self.weights:
-            raise ValueError(f"{self.path} was made with another model: choose another --output")
+        if self.made_with and "error" not in record and _made_with(record) != self.made_with:
+            raise ValueError(f"{self.path} was made with another model or policy: choose another --output")
         line = json.dumps(record).encode() + b"\n"  # ASCII: a question may hold what UTF-8 has no form for
         try:
             written = 0
@@ -221,7 +221,8 @@ class Answers:
     def _count(self, record: dict[str, Any]) -> None:
         self.done.add(record["item"])
         self.totals.add(record)
-        self.weights = self.weights or record.get("weights_sha256")
+        if "error" not in record:
+            self.made_with = self.made_with or _made_with(record)
 
     def _locked(self, path: Path) -> int:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
@@ -280,6 +281,10 @@ class Answers:
             raise
         os.close(self._fd)
         self._fd, self._end = fd, self._end - sum(end - start for start, end in spans)
+
+
+def _made_with(record: dict[str, Any]) -> tuple[str | None, str | None]:
+    return record.get("weights_sha256"), record.get("policy_sha256")
 
 
 def run(questions: list[Question], answers: Answers, ask: Callable[[Question], dict[str, Any]]) -> Totals:

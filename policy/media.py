@@ -1,13 +1,16 @@
-"""Pictures and videos from files, as RGB pictures; files only, and no torch.
+"""Pictures and videos from files or memory, as RGB pictures; no addresses, and no torch.
 
     picture = read_image("photo.jpg")
     clip = open_clip("clip.mp4")
-    pictures = list(frames(clip, sample_indices(clip, fps=2.0)))
+    pictures = list(frames(clip, sample_indices(clip, fps=2.0)[0]))
 
 Whatever is wrong with a file is told in one line. A file that is valid if odd is read: what can be shown is shown.
 """
 
+import base64
+import binascii
 import errno
+import io
 import math
 import os
 import re
@@ -26,6 +29,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_RATIO = 200  # of a picture's sides: Qwen2.5-VL's processors take none slimmer
 WHITE = (255, 255, 255)
+Picture = str | Path | Image.Image | np.ndarray  # what `read_image` takes
+_DATA = re.compile(r"data:image/[\w.+-]+;base64,")
 _URL = re.compile(r"[A-Za-z][\w+.-]+:/|data:")  # one slash: a path has lost the second by the time it is one
 # Loading these runs another program on the file, or draws with the system's own calls.
 _PROGRAMS = ("EPS", "WMF")
@@ -64,32 +69,70 @@ def check_file(source: str | Path) -> Path:
 # -------------------------------------------------------------------------------------------------------- pictures
 
 
-def read_image(source: str | Path | Image.Image) -> Image.Image:
+def read_image(source: Picture) -> Image.Image:
     """A picture from a file or from memory, turned as its EXIF says, RGB; transparency is laid on white.
 
     Of an animation the first frame. A picture more than 200 times as long as wide is laid on white as well, in the
     middle, just wide enough.
 
+    Args:
+        source: a path; a PIL picture; an array `(H, W)`, `(H, W, 3)` or `(H, W, 4)`, RGB with or without alpha, uint8
+            or floats in [0, 1]; or, as a string, a data URI `data:image/png;base64,..`.
+
     Raises:
-        ValueError: the file is not a picture, or a URL, or cannot be read.
+        ValueError: not a picture, or a URL, or it cannot be read.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of large pictures and of damaged metadata, which are read all the same
-        return _slim_on_white(_rgb(_turned(source if isinstance(source, Image.Image) else _opened(source))))
+        if isinstance(source, np.ndarray):
+            picture = _from_array(source)
+        elif not isinstance(source, Image.Image):
+            picture = _opened(source)
+        else:
+            picture = source
+        return _slim_on_white(_rgb(_turned(picture)))
 
 
 def _opened(source: str | Path) -> Image.Image:
-    path = check_file(source)
+    if isinstance(source, str) and _DATA.match(source):
+        name, file = "the data URI", io.BytesIO(_decoded_uri(source))
+    elif isinstance(source, (str, Path)):
+        name = file = check_file(source)
+    else:
+        raise ValueError(f"a picture is a path, a PIL picture, an array or a data URI, got {type(source).__name__}")
     try:
-        picture = Image.open(path)
+        picture = Image.open(file)
         if picture.format in _PROGRAMS:
             raise UnidentifiedImageError
         picture.load()
     except UnidentifiedImageError:
-        raise ValueError(f"cannot read {path} as a picture: not a format that is read here") from None
+        raise ValueError(f"cannot read {name} as a picture: not a format that is read here") from None
     except Exception as error:  # plug-ins fail in kinds of their own
-        raise ValueError(f"cannot read {path} as a picture: {error}") from None
+        raise ValueError(f"cannot read {name} as a picture: {error}") from None
     return picture
+
+
+def _decoded_uri(uri: str) -> bytes:
+    try:
+        return base64.b64decode(uri.partition(",")[2], validate=True)
+    except (binascii.Error, ValueError):  # ValueError: not ASCII
+        raise ValueError("cannot read the data URI as a picture: it is not base64") from None
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    is_picture = array.ndim == 2 or array.ndim == 3 and array.shape[2] in (3, 4)
+    if not is_picture or not (array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)):
+        raise ValueError(
+            f"an array is a picture as (H, W), (H, W, 3) or (H, W, 4) of uint8 or of floats, got {array.shape} of "
+            f"{array.dtype}"
+        )
+    if not array.size:
+        raise ValueError("a picture without pixels")
+    if array.dtype != np.uint8:
+        if not (array.min() >= 0 and array.max() <= 1):  # nor NaN
+            raise ValueError(f"a picture of floats is in [0, 1], got {array.min():.4g} to {array.max():.4g}")
+        array = (array * 255).round().astype(np.uint8)
+    return Image.fromarray(array)
 
 
 def _turned(picture: Image.Image) -> Image.Image:
@@ -125,27 +168,44 @@ def _slim_on_white(picture: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class Clip:
-    """Where the frames of a video file are; none of them is decoded yet.
+    """Where the frames of a video are; none of them is decoded yet.
 
     Attributes:
-        path: the file.
+        path: the file; None for a list of pictures.
         times: of the frames that the file holds, ascending, in the stream's own unit; frame numbers when it has none.
         keys: the times from which decoding can start, ascending; empty when the stream has no times.
         rate: mean frames per second.
+        pictures: the frames themselves, of a list.
     """
 
-    path: Path
+    path: Path | None
     times: tuple[int, ...]
     keys: tuple[int, ...]
     rate: float
+    pictures: tuple[Picture, ...] = ()
 
 
-def open_clip(source: str | Path) -> Clip:
+def open_clip(source: str | Path | Sequence[Picture], rate: float | None = None) -> Clip:
     """Find the frames of a video file, without decoding, so that hours of video cost a reading of the file at most.
 
+    Args:
+        source: a file, or a list of pictures of one size, each as `read_image` takes it.
+        rate: how many pictures of a list are a second (default 2); a file says so itself.
+
     Raises:
-        ValueError: not a video, no video stream, or no frames.
+        ValueError: not a video, no video stream, or no frames; a rate that is no positive number, or of a file.
     """
+    if isinstance(source, (list, tuple)):
+        if not source:
+            raise ValueError("a video without frames")
+        rate = DEFAULT_FPS if rate is None else rate
+        if type(rate) not in (int, float) or not 0 < rate < math.inf:
+            raise ValueError(f"the fps of a list of frames is positive and finite, got {rate!r:.100}")
+        return Clip(None, tuple(range(len(source))), (), float(rate), tuple(source))
+    if not isinstance(source, (str, Path)):
+        raise ValueError(f"a video is a path or a list of pictures, got {type(source).__name__}")
+    if rate is not None:
+        raise ValueError("the fps of a part is that of a list of frames; a file has its own")
     path = check_file(source)
     times: list[int | None] = []
     keys: list[int] = []
@@ -178,16 +238,19 @@ def sample_indices(clip: Clip, fps: float | None = None, nframes: int | None = N
         nframes: instead, their number, brought to an even one.
 
     Returns:
-        The ascending numbers of the frames, and how many of them make a second. A clip of one frame shows it twice.
-        Raises ValueError when `nframes` exceeds the frames there are.
+        The ascending numbers of the frames, and how many of them make a second. A clip of one frame shows it twice,
+        and so does a list of an odd number its last. Raises ValueError when `nframes` exceeds the frames there are.
     """
     total = max(len(clip.times), _FRAME_FACTOR)
+    if clip.pictures:
+        total += total % _FRAME_FACTOR
     if nframes is not None:
         count = round(nframes / _FRAME_FACTOR) * _FRAME_FACTOR
         if count > total:
-            raise ValueError(f"{clip.path} has {len(clip.times)} frames, fewer than the {count} of nframes")
+            name = clip.path or "the list"
+            raise ValueError(f"{name} has {len(clip.times)} frames, fewer than the {count} of nframes")
     else:
-        wanted = len(clip.times) / clip.rate * (DEFAULT_FPS if fps is None else fps)
+        wanted = total / clip.rate * (DEFAULT_FPS if fps is None else fps)
         count = math.floor(min(max(wanted, _MIN_FRAMES), _MAX_FRAMES, total) / _FRAME_FACTOR) * _FRAME_FACTOR
     indices = np.linspace(0, total - 1, count).round().astype(int).clip(max=len(clip.times) - 1)
     return indices.tolist(), count / total * clip.rate
@@ -204,8 +267,11 @@ def frames(clip: Clip, indices: Sequence[int]) -> Iterator[Image.Image]:
         indices: ascending; one may come several times.
 
     Raises:
-        ValueError: none can be decoded.
+        ValueError: none can be decoded; the pictures of a list are of several sizes, or no pictures.
     """
+    if clip.pictures:
+        yield from _of_one_size(clip.pictures, indices)
+        return
     with _container(clip.path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
@@ -228,6 +294,16 @@ def frames(clip: Clip, indices: Sequence[int]) -> Iterator[Image.Image]:
             any_shown = True
         if not any_shown:
             raise ValueError(f"cannot read {clip.path} as a video: no frame can be decoded")
+
+
+def _of_one_size(pictures: Sequence[Picture], indices: Sequence[int]) -> Iterator[Image.Image]:
+    size = None
+    for index in indices:
+        picture = read_image(pictures[index])
+        size = size or picture.size
+        if picture.size != size:
+            raise ValueError(f"the frames of a video have one size, got {size} and {picture.size}")
+        yield picture
 
 
 @contextmanager

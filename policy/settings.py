@@ -12,13 +12,15 @@ from dataclasses import dataclass
 # the other upper bounds only catch a slip of the finger.
 _WHOLE = {
     "num_rollouts": (1, 1024),
+    "rollouts_at_once": (1, 1024),
     "max_new_tokens": (1, 2**20),
     "seed": (0, 2**64 - 1),
     "min_pixels": (784, 16384 * 784),
     "max_pixels": (784, 2**40),
     "nframes": (2, 100_000),
 }
-_OPTIONAL = ("kdv_ratio", "kdv_threshold", "min_pixels", "max_pixels", "fps", "nframes")
+_OPTIONAL = ("kdv_ratio", "kdv_threshold", "rollouts_at_once", "min_pixels", "max_pixels", "fps", "nframes")
+VOTES = ("majority", "confidence")
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,14 @@ class AvisSettings:
 
     Attributes:
         enable_kdv: prune visual tokens: by `kdv_ratio`, the fraction pruned (0.75 when neither is given), or by
-            `kdv_threshold`, an angle in radians (adaptive). kdv_pruner: "kdv" or "random".
-        num_rollouts: K. 1 is greedy; more are sampled at `temperature` and `top_p`, then voted on.
+            `kdv_threshold`, an angle in radians (adaptive). With a policy and neither given: adaptive at the policy's
+            angle. kdv_pruner: "kdv" or "random".
+        num_rollouts: K. 1 is greedy; more are sampled at `temperature` and `top_p`, then voted on. With a policy, which
+            chooses K, it is ignored.
+        early_stop: end as soon as no completion of the unfinished rollouts can change the winner.
+        rollouts_at_once: so many side by side, the next ones only while the vote is undecided; None: all K. Fewer
+            tokens, more latency; the same winner.
+        vote: "majority", or "confidence": each vote weighs exp(mean log-probability of its tokens).
         thinking: ask for `<think>` reasoning before the answer, or for the answer alone.
         max_new_tokens: of each rollout.
         min_pixels, max_pixels: bounds of a picture, or of a video's frame, after resizing; None: the processor's own.
@@ -41,6 +49,9 @@ class AvisSettings:
     kdv_threshold: float | None = None
     kdv_pruner: str = "kdv"
     num_rollouts: int = 1
+    early_stop: bool = True
+    rollouts_at_once: int | None = None
+    vote: str = "majority"
     thinking: bool = True
     max_new_tokens: int = 2048
     temperature: float = 0.7
@@ -61,6 +72,8 @@ class AvisSettings:
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise ValueError(f"{name} must be between {least} and {most}, got {value}")
+        if self.vote not in VOTES:
+            raise ValueError(f"vote is {' or '.join(VOTES)}, got {self.vote[:100]!r}")
         if not 0.01 <= self.temperature <= 100:
             raise ValueError(f"temperature must be between 0.01 and 100, got {self.temperature}")
         if not 0 < self.top_p <= 1:
@@ -78,9 +91,9 @@ class AvisSettings:
                 continue
             if name in _WHOLE:
                 kind, fits = "a whole number", type(value) is int
-            elif name in ("enable_kdv", "thinking"):
+            elif name in ("enable_kdv", "early_stop", "thinking"):
                 kind, fits = "true or false", type(value) is bool
-            elif name == "kdv_pruner":
+            elif name in ("kdv_pruner", "vote"):
                 kind, fits = "a name", type(value) is str
             else:
                 kind, fits = "a number", type(value) in (int, float)

@@ -3,12 +3,16 @@
 No test here depends on how well that model answers.
 """
 
+import base64
 import copy
 import hashlib
+import io
 import json
 import os
 import random
 import shutil
+import sys
+import warnings
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -17,14 +21,17 @@ import pytest
 import torch
 from clips import write_clip
 from PIL import Image, ImageDraw
+from policies import write_policy
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from transformers.models.qwen2_5_vl import flops
 from transformers.models.qwen2_5_vl.key_diversity import keep_count
 from transformers.models.qwen2_5_vl.shared_prefill import Rollouts, uniform
 
-from policy import Answer, AvisSettings, answer, extract_answer
+from policy import Answer, AvisSettings, PolicyModel, answer, extract_answer
 from policy.answer import load, prepare, read_image, read_video
 from policy.prompts import DIRECT, THINKING
+from policy.vote import confidence, normal_form
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = ROOT / "models" / "garden-tiny"
@@ -36,6 +43,7 @@ WILD = {"num_rollouts": 3, "temperature": 50.0, "top_p": 1.0, "max_new_tokens": 
 
 
 BOUNDS = (4 * 784, 640 * 784)  # the bundled processor's own
+NAN, INFINITY = float("nan"), float("inf")
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +208,9 @@ def test_record_survives_json(bundled):
     record = answer(*bundled, chat(image()), settings, item=4).to_dict()
     assert json.loads(json.dumps(record)) == record
     expected = {"text", "answer", "votes", "rollouts", "num_rollouts", "items", "flops", "seconds", "cache_bytes"}
+    expected |= {"p", "bin", "rho", "new_tokens", "stopped_rollouts", "policy_sha256"}
     assert expected | {"versions", "weights_sha256", "settings", "item"} <= set(record)
+    assert record["rho"] == record["items"][0]["rho"] == 0.75 and (record["p"], record["bin"]) == (None, None)
     assert record["settings"] == {field.name: getattr(settings, field.name) for field in fields(settings)}
     assert record["item"] == 4
 
@@ -226,7 +236,9 @@ def writes(model, processor, monkeypatch, *texts: str, cut: tuple[int, ...] = ()
     end = processor.tokenizer.eos_token_id
     rows = [processor.tokenizer(text).input_ids for text in texts]
     tokens = tuple(tuple(ids + ([] if i in cut else [end])) for i, ids in enumerate(rows))
-    rollouts = Rollouts(tokens, tuple(i not in cut for i in range(len(texts))), 1024, 0.5)
+    finished = tuple(i not in cut for i in range(len(texts)))
+    means = tuple(-float(i) for i in range(len(texts)))
+    rollouts = Rollouts(tokens, finished, (False,) * len(texts), means, 1024, 0.5)
     monkeypatch.setattr(model, "rollout", lambda *args, **kwargs: rollouts)
 
 
@@ -277,7 +289,7 @@ def test_answers_are_read_from_the_texts(bundled):
     assert len(result.rollouts) == 7
     for rollout in result.rollouts:
         assert rollout.answer == extract_answer(rollout.text, finished=rollout.finished)
-        assert 1 <= rollout.tokens <= 30 and (rollout.finished or rollout.tokens == 30)
+        assert 1 <= rollout.tokens <= 30 and (rollout.finished or rollout.stopped or rollout.tokens == 30)
 
 
 @pytest.mark.parametrize("kdv", [{}, {"enable_kdv": True, "kdv_ratio": 0.75}], ids=["full", "kdv"])
@@ -343,13 +355,122 @@ def test_queries_leave_no_trace(bundled):
     assert not model.training and all(parameter.grad is None for parameter in model.parameters())
 
 
+# ------------------------------------------------------------------------------------------------ votes and stops
+
+
+def test_votes_by_confidence_weigh(bundled, monkeypatch):
+    """Guards against: a vote by confidence that counts heads, weighs by another rollout's tokens, or is reported as
+    heads; and a stop that thinks of heads. Weights here: 1, exp(-1), exp(-2)."""
+    model, processor = bundled
+    writes(model, processor, monkeypatch, "<answer>2</answer>", "<answer>3</answer>", "<answer>3</answer>")
+    assert answer(model, processor, chat(image()), AvisSettings(num_rollouts=3)).answer == "3"
+    result = answer(model, processor, chat(image()), AvisSettings(num_rollouts=3, vote="confidence"))
+    assert result.answer == "2"
+    assert result.votes == pytest.approx({"2": 1.0, "3": np.exp(-1) + np.exp(-2)})
+    assert [rollout.mean_logprob for rollout in result.rollouts] == [0.0, -1.0, -2.0]
+
+
+@pytest.mark.parametrize("vote", ["majority", "confidence"])
+def test_stops_and_waves_keep_the_winner(bundled, monkeypatch, vote):
+    """Guards against: a stop that changes an answer, counts half-written rollouts, reads another rollout's tokens, or
+    never comes; and a record in which stopped rollouts vote or their tokens are not counted. Answers here are a
+    function of a rollout's length, so that what the model knows does not matter."""
+    monkeypatch.setattr(bundled[0].generation_config, "eos_token_id", list(range(0, 1024, 8)))
+    read = lambda text, finished: "34"[len(text) % 4 == 0] if finished else None  # noqa: E731
+    monkeypatch.setattr(sys.modules["policy.answer"], "extract_answer", read)
+    stopped = 0
+    settings = AvisSettings(num_rollouts=7, vote=vote, max_new_tokens=20, early_stop=False)
+    whole = answer(*bundled, chat(image()), settings)
+    assert len({rollout.tokens for rollout in whole.rollouts}) > 1, "want rollouts of several lengths"
+    assert whole.stopped_rollouts == 0 and whole.new_tokens == sum(rollout.tokens for rollout in whole.rollouts)
+    for at_once in (None, 1, 3):
+        some = answer(*bundled, chat(image()), replace(settings, early_stop=True, rollouts_at_once=at_once))
+        assert normal_form(some.answer) == normal_form(whole.answer)
+        assert some.new_tokens == sum(rollout.tokens for rollout in some.rollouts) <= whole.new_tokens
+        assert some.stopped_rollouts == sum(rollout.stopped for rollout in some.rollouts)
+        assert some.num_rollouts == len(some.rollouts) == 7
+        votes = {normal_form(rollout.answer): 0.0 for rollout in some.rollouts if rollout.answer}
+        for got, full in zip(some.rollouts, whole.rollouts, strict=True):
+            if got.stopped:
+                assert (got.answer, got.finished) == (None, False)
+                assert full.text.startswith(got.text) and got.tokens <= full.tokens
+                continue
+            assert (got.text, got.answer, got.tokens) == (full.text, full.answer, full.tokens)
+            if got.answer:
+                votes[normal_form(got.answer)] += confidence(got.mean_logprob) if vote == "confidence" else 1
+        assert some.votes == pytest.approx(votes)
+        stopped += some.stopped_rollouts
+    assert stopped > 0
+
+
+# ------------------------------------------------------------------------------------------------------- the policy
+
+
+def embeddings(bundled, messages, settings=AvisSettings(), **kdv):
+    """What a policy is shown: the items' embeddings, and the last hidden state."""
+    prefill = bundled[0].prefill(**prepare(bundled[1], messages, settings), **kdv)
+    return [visual.embeds for visual in prefill.visual_items], prefill.last_hidden_state
+
+
+@pytest.mark.parametrize("default", ["visual", "question"])
+def test_the_policy_chooses_k_and_the_angle(bundled, tmp_path, default):
+    """Guards against: pruned embeddings or another prompt's hidden state shown to the policy, one image of several left
+    out, K of the settings, and another angle than the one that it was fitted under."""
+    policy = PolicyModel(write_policy(tmp_path / "p.pt", (3, 5), (1e-9,), default))
+    messages = chat(image(drawn(280, 196)), image())
+    settings = AvisSettings(enable_kdv=True, num_rollouts=2, max_new_tokens=4)
+    result = answer(*bundled, messages, settings, policy=policy)
+    expected = policy.predict(*embeddings(bundled, messages, enable_kdv=True, kdv_threshold=policy.tau))
+    assert (result.p, result.bin, result.num_rollouts) == (expected.p, 1, 5) and len(result.rollouts) == 5
+    assert result.policy_sha256 == hashlib.sha256((tmp_path / "p.pt").read_bytes()).hexdigest()
+    threshold = replace(settings, kdv_threshold=policy.tau)
+    assert result.items == answer(*bundled, messages, threshold).items
+    assert result.items != answer(*bundled, messages, settings).items  # not the ratio of 0.75
+    assert set(result.seconds) == {"vision", "prefill", "policy", "decode"}
+    assert result.settings == settings
+    for fixed in ({"kdv_ratio": 0.5}, {"kdv_threshold": 0.9}):
+        own = answer(*bundled, messages, replace(settings, **fixed), policy=policy)
+        assert own.items == answer(*bundled, messages, replace(settings, **fixed)).items
+        assert own.num_rollouts == 5
+    whole = answer(*bundled, messages, AvisSettings(max_new_tokens=4), policy=policy)
+    assert [item.rho for item in whole.items] == [0.0, 0.0] and whole.num_rollouts == 5
+
+
+def test_one_rollout_of_the_policy_is_greedy(bundled, tmp_path):
+    """Guards against: K = 1 sampled once, at whatever temperature."""
+    policy = PolicyModel(write_policy(tmp_path / "p.pt", (1,)))
+    wild = AvisSettings(num_rollouts=7, temperature=50.0, max_new_tokens=10)
+    greedy = answer(*bundled, chat(image()), AvisSettings(max_new_tokens=10))
+    assert answer(*bundled, chat(image()), wild, policy=policy).text == greedy.text
+
+
+def test_policies_of_other_backbones(bundled, tmp_path):
+    """Guards against: a policy of another width that fails deep inside, one of other weights taken in silence, and a
+    warning where it fits."""
+    wide = PolicyModel(write_policy(tmp_path / "wide.pt", width=10))
+    with pytest.raises(ValueError, match="width 10"):
+        answer(*bundled, chat(image()), AvisSettings(max_new_tokens=1), policy=wide)
+    other = PolicyModel(write_policy(tmp_path / "other.pt", fingerprint="a" * 64))
+    with pytest.warns(UserWarning, match="other weights"):
+        answer(*bundled, chat(image()), AvisSettings(max_new_tokens=1), policy=other)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        own = PolicyModel(write_policy(tmp_path / "own.pt"))
+        answer(*bundled, chat(image()), AvisSettings(max_new_tokens=1), policy=own)
+    with pytest.raises(ValueError, match="there are none") as error:
+        answer(*bundled, [{"role": "user", "content": QUESTION}], AvisSettings(max_new_tokens=1), policy=own)
+    one_line(error)
+
+
 # ------------------------------------------------------------------------------------------------------------ FLOPs
 
 
+@pytest.mark.parametrize("early", [{}, {"early_stop": True, "rollouts_at_once": 3}], ids=["all", "stopped"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_flops_equal_the_counter(attention):
+def test_flops_equal_the_counter(attention, early, monkeypatch):
     """Guards against: a record that prices other grids, lengths or rollouts than those that ran. All that torch
-    counts between question and record, rollouts of several lengths and three items included."""
+    counts between question and record, rollouts of several lengths and three items included; stopped rollouts as far
+    as they ran."""
     if attention == "sdpa" and torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry:
         pytest.skip("this torch's counter has no formula for the SDPA kernel of the CPU")
     model, processor = load(BUNDLED, device="cpu", attn_implementation=attention)
@@ -357,10 +478,14 @@ def test_flops_equal_the_counter(attention):
     # With many tokens that end a rollout, wild rollouts end at different lengths.
     model.generation_config.eos_token_id = [*ends, *range(0, 400, 8)]
     messages = chat(video(), image(), image(drawn(196, 140)))
-    settings = AvisSettings(enable_kdv=True, kdv_ratio=0.6, nframes=4, **WILD | {"num_rollouts": 5})
+    settings = AvisSettings(
+        enable_kdv=True, kdv_ratio=0.6, nframes=4, **WILD | {"num_rollouts": 5, "early_stop": False} | early
+    )
+    monkeypatch.setattr(sys.modules["policy.answer"], "is_decided", lambda forms, *_: len(forms) >= 2)
     with FlopCounterMode(display=False) as counter:
         result = answer(model, processor, messages, settings)
     assert len({rollout.tokens for rollout in result.rollouts}) > 1, "want rollouts of several lengths"
+    assert bool(early) == any(rollout.stopped for rollout in result.rollouts)
     spent = sum(result.flops[stage] for stage in ("vision", "prefill", "decode"))
     assert spent == pytest.approx(counter.get_total_flops(), rel=1e-3)
 
@@ -373,6 +498,18 @@ def test_flops_relative_to_vanilla(bundled):
     pruned = answer(*bundled, chat(image()), AvisSettings(enable_kdv=True, max_new_tokens=8)).flops
     assert pruned["vision"] == vanilla["vision"] and pruned["prefill"] < vanilla["prefill"]
     assert pruned["relative_llm"] < pruned["relative_total"] < 1
+
+
+def test_vanilla_is_as_long_as_rollouts_that_were_not_stopped(bundled, monkeypatch):
+    """Guards against: vanilla priced with the lengths of rollouts that were broken off, or never begun."""
+    model, processor = bundled
+    monkeypatch.setattr(sys.modules["policy.answer"], "is_decided", lambda *_: True)
+    settings = AvisSettings(num_rollouts=3, rollouts_at_once=1, max_new_tokens=7, temperature=9.0)
+    result = answer(model, processor, chat(image(drawn(140, 140))), settings)
+    assert [(rollout.tokens, rollout.stopped) for rollout in result.rollouts] == [(7, False), (0, True), (0, True)]
+    alone = flops.cost(model.config, [(1, 10, 10)], result.prompt_tokens, result.prompt_tokens, [7])
+    assert result.flops["decode"] == alone.decode > 0
+    assert result.flops["relative_llm"] == result.flops["relative_total"] == 1.0
 
 
 def test_cache_bytes_of_one_rollout(bundled):
@@ -583,6 +720,104 @@ def test_pictures_in_memory_are_read(bundled):
     assert all(torch.equal(other.pixel_values, inputs[0].pixel_values) for other in inputs[1:])
 
 
+def data_uri(picture: Image.Image, kind: str = "png") -> str:
+    file = io.BytesIO()
+    picture.save(file, kind)
+    return f"data:image/{kind};base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def test_arrays_and_data_uris_are_pictures():
+    """Guards against: channels or axes swapped, floats that are cut to 0 and 1, alpha taken for a colour, and a data
+    URI that is read otherwise than its file."""
+    picture = drawn(30, 20)
+    array = np.asarray(picture)
+    for source in (array, array / 255, (array / 255).astype(np.float32), data_uri(picture)):
+        got = read_image(source)
+        assert (got.mode, got.size, got.tobytes()) == ("RGB", (30, 20), picture.tobytes())
+    assert read_image(array[::-1]).tobytes() == picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM).tobytes()
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert [read_image(grey).getpixel((x, 2)) for x in range(4)] == [(8 + x,) * 3 for x in range(4)]
+    glass = np.zeros((2, 2, 4), np.uint8)
+    glass[0] = (9, 99, 199, 255)
+    assert [read_image(glass).getpixel((0, y)) for y in (0, 1)] == [(9, 99, 199), (255, 255, 255)]
+    assert read_image(data_uri(picture, "gif")).size == (30, 20)
+
+
+WRONG_PICTURES = {
+    "one axis": np.zeros(9, np.uint8),
+    "two channels": np.zeros((4, 4, 2), np.uint8),
+    "channels first": np.zeros((3, 8, 8), np.uint8),
+    "a batch": np.zeros((1, 8, 8, 3), np.uint8),
+    "no pixels": np.zeros((0, 4, 3), np.uint8),
+    "whole numbers": np.zeros((4, 4, 3), np.int64),
+    "truth values": np.zeros((4, 4), bool),
+    "floats to 255": np.full((4, 4, 3), 255.0),
+    "negative floats": np.full((4, 4, 3), -0.1),
+    "not a number": np.full((4, 4), np.nan),
+    "a number": 3,
+    "nothing": None,
+    "text as data": "data:text/plain;base64,QUJD",
+    "not base64": "data:image/png;base64,@@@@",
+    "not ASCII": "data:image/png;base64,\u00e4\u00e4",
+    "no picture": "data:image/png;base64,QUJD",
+    "SVG": "data:image/svg+xml;base64,PHN2Zy8+",
+    "no data": "data:image/png;base64,",
+    "a path of data": Path(data_uri(Image.new("RGB", (2, 2)))),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_PICTURES)
+def test_wrong_pictures_in_memory_are_refused(name):
+    """Guards against: a traceback, a picture of noise, or the whole data URI on the screen."""
+    with pytest.raises(ValueError) as error:
+        read_image(WRONG_PICTURES[name])
+    assert len(one_line(error)) < 400
+
+
+def test_lists_of_frames_are_videos(bundled, tmp_path):
+    """Guards against: frames in another order or at another rate than given, one lost where their number is odd, and
+    settings for files that do not hold for lists."""
+    _, processor = bundled
+    pictures = [drawn(140, 140, seed) for seed in range(5)]
+    pictures[1].save(tmp_path / "1.png")
+    mixed = [pictures[0], tmp_path / "1.png", np.asarray(pictures[2]), data_uri(pictures[3]), pictures[4]]
+    shown, rate = read_video(mixed, BOUNDS)
+    assert rate == 2.0 and shown.shape == (6, 3, 140, 140)
+    for frame, picture in zip(shown, [*pictures, pictures[4]], strict=True):
+        assert np.array_equal(frame.permute(1, 2, 0), np.asarray(picture))
+    assert read_video(pictures[:1], BOUNDS)[0].shape[0] == 2
+    assert read_video(pictures * 20, BOUNDS, nframes=4, rate=25)[1] == 1.0
+    few, rate = read_video(pictures * 20, BOUNDS, rate=25)  # four seconds
+    assert (len(few), rate) == (8, 2.0) and np.array_equal(few[0].permute(1, 2, 0), np.asarray(pictures[0]))
+    part = {"type": "video", "video": pictures * 20, "fps": 25}
+    inputs = prepare(processor, chat(part), AvisSettings())
+    assert (inputs.video_grid_thw[0, 0], float(inputs.second_per_grid_ts[0])) == (4, 1.0)
+    result = answer(*bundled, chat({"type": "video", "video": pictures}), AvisSettings(max_new_tokens=1))
+    assert [(item.kind, item.total) for item in result.items] == [("video", 3 * 25)]
+
+
+@pytest.mark.parametrize(
+    ("source", "rate"),
+    [
+        ([], None),
+        ([Image.new("RGB", (30, 20)), Image.new("RGB", (20, 30))], None),
+        ([Image.new("RGB", (30, 20)), 3], None),
+        *(([Image.new("RGB", (30, 20))] * 2, rate) for rate in (0, -1.0, NAN, INFINITY, "2", True)),
+        (CLIP, 2.0),
+        (3, None),
+        (np.zeros((4, 8, 8, 3), np.uint8), None),
+        ([CLIP], None),
+        (["http://localhost/a.png"], None),
+    ],
+    ids=str,
+)
+def test_wrong_lists_of_frames_are_refused(source, rate):
+    """Guards against: a traceback for frames of several sizes or none, and a rate that is ignored."""
+    with pytest.raises(ValueError) as error:
+        read_video(source, BOUNDS, rate=rate)
+    one_line(error)
+
+
 @pytest.fixture
 def unreadable(tmp_path) -> dict[str, Path]:
     (tmp_path / "text.jpg").write_text("not a picture")
@@ -634,8 +869,11 @@ def test_slim_pictures_are_answered(bundled):
 
 # --------------------------------------------------------------------------------------------------------- settings
 
-NAN, INFINITY = float("nan"), float("inf")
 WRONG = [
+    {"early_stop": 1},
+    {"vote": "plurality"},
+    {"vote": None},
+    *[{"rollouts_at_once": value} for value in (0, -1, 2.0, 10**9)],
     {"kdv_ratio": 0.5},
     {"kdv_threshold": 0.5},
     {"kdv_pruner": "random"},

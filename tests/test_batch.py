@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from policies import write_policy
 
 import demo
-from policy import AvisSettings, answer
+from policy import AvisSettings, PolicyModel, answer
 from policy.answer import VisualMemory
 from policy.batch import Answers, Totals, read_questions, run
 from policy.kept import draw_kept
@@ -124,11 +125,11 @@ def test_ctrl_c_keeps_what_is_answered(tmp_path, monkeypatch, capfd, bundled):
     monkeypatch.setattr(demo, "loaded", lambda args: bundled)
     asked = []
 
-    def interrupted(model, processor, messages, settings, item, memory):
+    def interrupted(model, processor, messages, settings, item, *more):
         asked.append(item)
         if len(asked) == 2:
             raise KeyboardInterrupt
-        return answer(model, processor, messages, settings, item, memory)
+        return answer(model, processor, messages, settings, item, *more)
 
     monkeypatch.setattr(sys.modules["policy.answer"], "answer", interrupted)
     picture = {"image": str(PICTURE), "prompt": "How many?"}
@@ -145,7 +146,7 @@ def test_ctrl_c_keeps_what_is_answered(tmp_path, monkeypatch, capfd, bundled):
 def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
     """Guards against: half a line left behind by a full disk, and answers before it that are lost or asked again."""
     source = questions_file(tmp_path, *asks(0, 1, 2))
-    write, room = os.write, [600]
+    write, room = os.write, [900]
 
     def full(fd, data):
         if not room[0]:
@@ -184,7 +185,7 @@ def test_failed_questions_are_asked_again(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2, "something was left beside the file"
 
 
-@pytest.mark.parametrize("change", ["input", "order", "settings", "weights", "damaged", "another's"])
+@pytest.mark.parametrize("change", ["input", "order", "settings", "weights", "policy", "damaged", "another's"])
 def test_answers_to_something_else_are_left_alone(tmp_path, change):
     """Guards against: answers to other questions, or made with other settings or another model, mixed into one file;
     and somebody's own file cut short because its last line looked torn."""
@@ -201,6 +202,8 @@ def test_answers_to_something_else_are_left_alone(tmp_path, change):
         settings = AvisSettings(**asdict(SETTINGS) | {"seed": 7})
     if change == "weights":
         ask = lambda question: stand_in(question) | {"weights_sha256": "def"}  # noqa: E731
+    if change == "policy":
+        ask = lambda question: stand_in(question) | {"policy_sha256": "def"}  # noqa: E731
     if change == "damaged":
         output.write_bytes(output.read_bytes().replace(b'"answer"', b'answer"', 1))
     if change == "another's":
@@ -337,6 +340,29 @@ def test_the_command_line_answers_a_file(tmp_path, monkeypatch, capfd, bundled):
     drawn(1).save(tmp_path / "none.png")
     assert demo.main([*command, "--retry-failed"]) == 0
     assert [("error" in record) for record in lines(tmp_path)] == [False, False]
+
+
+def test_a_policy_answers_a_file(tmp_path, monkeypatch, capfd, bundled):
+    """Guards against: a policy that is read and not asked, K of the flag, totals of something else than what was used,
+    and a note for every question."""
+    monkeypatch.setattr(demo, "loaded", lambda args: bundled)
+    policy = write_policy(tmp_path / "p.pt", (3,))
+    source = questions_file(tmp_path, *[{"image": str(PICTURE), "prompt": f"Number {n}?"} for n in range(2)])
+    flags = ["--enable-kdv", "--enable-policy", "--policy-path", str(policy), "--num-rollouts", "5"]
+    command = ["--input", str(source), "--output", str(tmp_path / "answers.jsonl"), *flags, "--max-new-tokens", "3"]
+    assert demo.main([*command, "--rollouts-at-once", "2"]) == 0
+    out, err = capfd.readouterr()
+    model = PolicyModel(policy)
+    settings = AvisSettings(enable_kdv=True, num_rollouts=5, rollouts_at_once=2, max_new_tokens=3)
+    for question, record in zip(read_questions(source), lines(tmp_path), strict=True):
+        expected = answer(*bundled, question.messages, settings, question.item, policy=model).to_dict()
+        assert [record[name] for name in ("p", "bin", "num_rollouts", "items", "rho", "policy_sha256")] == [
+            expected[name] for name in ("p", "bin", "num_rollouts", "items", "rho", "policy_sha256")
+        ]
+        assert record["num_rollouts"] == 3 and record["p"] is not None
+    assert "mean K 3.00" in out
+    notes = [line for line in err.splitlines() if line.startswith("note: --num-rollouts is ignored")]
+    assert len(notes) == 1
 
 
 # ------------------------------------------------------------------------------------------------- what was kept, drawn

@@ -15,10 +15,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from policies import write_policy
 from transformers.utils import is_flash_attn_2_available
 
 import demo
-from policy import AvisSettings
+from policy import AvisSettings, PolicyModel
 from policy.answer import RolloutReport, answer, prepare
 from policy.prompts import DIRECT, THINKING
 
@@ -75,10 +76,12 @@ def test_the_example_in_its_own_process(bundled, tmp_path):
     assert said["answer"] == str(expected.answer) and out.splitlines()[-1].startswith("answer ")
     assert said["model"] == str(demo.BUNDLED) and said["mode"] == "KDV + rollouts"
     assert "kept 63 of 252" in said["image"] and "rho = 0.75" in said["image"]
-    assert said["rollouts"] == "K = 5"
+    stopped = f", {expected.stopped_rollouts} stopped: the vote was decided" if expected.stopped_rollouts else ""
+    assert said["rollouts"] == f"K = 5{stopped}"
     each = re.findall(r"^  (\d) +(\S+) +\((\d+) tokens\)$", out, re.MULTILINE)
     assert [number for number, _, _ in each] == list("12345")
     assert [int(tokens) for _, _, tokens in each] == [rollout.tokens for rollout in expected.rollouts]
+    assert [text == "stopped" for _, text, _ in each] == [rollout.stopped for rollout in expected.rollouts]
     assert said["votes"] == ", ".join(f"{name}: {count}" for name, count in expected.votes.items())
     assert {"tokens", "FLOPs", "seconds", "cache", "text"} <= set(said)
     for stage in ("vision", "prefill", "decode"):
@@ -178,6 +181,8 @@ def test_every_flag_reaches_its_setting():
     flags = {
         "--kdv-ratio": ("kdv_ratio", 0.4),
         "--num-rollouts": ("num_rollouts", 3),
+        "--rollouts-at-once": ("rollouts_at_once", 2),
+        "--vote": ("vote", "confidence"),
         "--max-new-tokens": ("max_new_tokens", 17),
         "--temperature": ("temperature", 0.9),
         "--top-p": ("top_p", 0.8),
@@ -191,8 +196,8 @@ def test_every_flag_reaches_its_setting():
         arguments += [flag, str(value)]
     expected = AvisSettings(enable_kdv=True, thinking=False, **dict(flags.values()))
     assert demo.settings_of(demo.parse(arguments)) == expected
-    other = demo.settings_of(demo.parse(["--enable-kdv", "--kdv-threshold", "0.7", "--nframe", "6"]))
-    assert other == AvisSettings(enable_kdv=True, kdv_threshold=0.7, nframes=6)
+    other = demo.settings_of(demo.parse(["--enable-kdv", "--kdv-threshold", "0.7", "--nframe", "6", "--no-early-stop"]))
+    assert other == AvisSettings(enable_kdv=True, kdv_threshold=0.7, nframes=6, early_stop=False)
 
 
 def test_defaults_are_the_designs(bundled):
@@ -232,6 +237,43 @@ def test_system_prompt_stands_first(run, asked):
     run("--system-prompt", "Be brief.", "--max-new-tokens", 2)
     assert asked["prompt"].startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n")
     assert asked["prompt"].count("system") == 1
+
+
+# ------------------------------------------------------------------------------------------------------- the policy
+
+
+def test_full_avis(run, bundled, tmp_path, monkeypatch):
+    """Guards against: full AVIS named and something else run: K of a flag, the fixed ratio, a policy that is not asked;
+    and a report without p, K and the angle's share."""
+    path = write_policy(tmp_path / "p.pt", (3, 5), (1e-9,))
+    monkeypatch.setattr(demo, "POLICY", path)
+    expected = answer(
+        *bundled, example_chat(), AvisSettings(enable_kdv=True, max_new_tokens=6), policy=PolicyModel(path)
+    )
+    flags = ("--enable-kdv", "--enable-policy", "--max-new-tokens", 6)
+    for more in ([], ["--policy-path", path]):
+        status, out, err = run(*flags, *more, "--explain")
+        assert (status, err) == (0, "")
+        said = fields(out)
+        assert said["mode"] == "AVIS (adaptive KDV + adaptive K)" and said["rollouts"].startswith("K = 5")
+        assert said["policy"] == f"p = {expected.p:.2f}, bin 1"
+        assert f"kept {expected.items[0].kept} of 252" in said["image"]
+        assert re.search(r"policy \d", said["seconds"])
+        assert f"p = {expected.p:.2f}, bin 1, K = 5" in out.splitlines()
+    status, out, err = run(*flags, "--num-rollouts", 7)
+    assert status == 0 and fields(out)["rollouts"].startswith("K = 5")
+    assert err.count("\n") == 1 and "--num-rollouts is ignored" in err
+    status, out, _ = run(*flags, "--kdv-ratio", 0.5, "--json")
+    assert (record(out)["rho"], record(out)["num_rollouts"], record(out)["p"]) == (0.5, 5, pytest.approx(expected.p))
+    assert fields(run(*flags, "--kdv-ratio", 0.5)[1])["mode"] == "KDV + adaptive K"
+    assert fields(run(*flags[1:])[1])["mode"] == "adaptive K"
+
+
+def test_policies_of_other_weights_are_noted(run, tmp_path):
+    """Guards against: a policy of another backbone used without a word, or with several."""
+    path = write_policy(tmp_path / "p.pt", (1,), fingerprint="a" * 64)
+    status, out, err = run("--enable-policy", "--policy-path", path, "--max-new-tokens", 2)
+    assert status == 0 and err.count("\n") == 1 and err.startswith("note: ") and "other weights" in err
 
 
 # ------------------------------------------------------------------------------------------------------- the report
@@ -290,12 +332,22 @@ def test_the_note_is_for_other_pictures(run, picture, tmp_path, monkeypatch):
 def test_explain_prints_the_votes(run, monkeypatch):
     """Guards against: a table in which votes, answers or rollouts do not belong together, and abstentions are left
     out."""
-    rollouts = [RolloutReport("", said, 9, True) for said in ("2", None, "three", "Two", "2.")]
-    result = SimpleNamespace(num_rollouts=5, rollouts=rollouts)
-    lines = demo.explanation(result).splitlines()
-    assert lines[0] == "K = 5"
-    rows = [re.split("  +", line.strip()) for line in lines[1:]]
-    assert rows == [["votes", "answer", "rollouts"], ["3", "2", "1, 4, 5"], ["1", "abstained", "2"], ["1", "3", "3"]]
+    rollouts = [RolloutReport("", said, 9, True) for said in ("3", None, "two", "Two", "Stopped", "2.")]
+    rollouts.append(RolloutReport("", None, 4, False, stopped=True))
+    votes = {"3": 1, "2": 3, "stopped": 1}
+    result = SimpleNamespace(p=None, num_rollouts=7, rollouts=rollouts, votes=votes, settings=AvisSettings())
+
+    def table() -> tuple[str, list[list[str]]]:
+        first, *rows = demo.explanation(result).splitlines()
+        return first, [re.split("  +", row.strip()) for row in rows]
+
+    rows = [["votes", "answer", "rollouts"], ["3", "2", "3, 4, 6"], ["1", "3", "1"], ["1", "stopped", "5"]]
+    rows += [["1", "abstained", "2"], ["1", "stopped", "7"]]
+    assert table() == ("K = 7", rows)
+    weights = {"3": 2.5, "2": 1.25, "stopped": 0.5}
+    vars(result).update(p=0.734, bin=2, votes=weights, settings=AvisSettings(vote="confidence"))
+    rows = [["votes", "weight", "answer", "rollouts"], ["1", "2.500", "3", "1"], ["3", "1.250", "2", "3, 4, 6"]]
+    assert table()[0] == "p = 0.73, bin 2, K = 7" and table()[1][:3] == rows
     plain, explained = (run("--num-rollouts", 3, "--max-new-tokens", 2, *more) for more in ([], ["--explain"]))
     assert explained[1].splitlines()[-2:] == ["  votes  answer     rollouts", "  3      abstained  1, 2, 3"]
     assert len(explained[1].splitlines()) == len(plain[1].splitlines()) + 3
@@ -402,6 +454,8 @@ def test_policy_without_a_checkpoint_is_told(run, tmp_path):
     (tmp_path / "junk.pt").write_text("not a checkpoint")
     junk = tmp_path / "junk.pt"
     assert_refused(run("--enable-kdv", "--enable-policy", "--policy-path", junk), "--enable-policy", str(junk))
+    wide = write_policy(tmp_path / "wide.pt", width=10)
+    assert_refused(run("--enable-policy", "--policy-path", wide), "width 10", "policy.training")
 
 
 def test_folders_without_a_model_are_told(run, tmp_path):

@@ -25,6 +25,7 @@ from clips import shade, write_clip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from policies import write_policy
 
 import demo
 from policy import AvisSettings, extract_answer, majority_vote
@@ -263,6 +264,18 @@ REFUSED = {
         lambda d: ["--enable-policy", "--policy-path", written(d / "p.pt", pickle.dumps(Hostile(d / "mark")))],
         "p.pt",
     ),
+    "policy: empty": (lambda d: ["--enable-policy", "--policy-path", written(d / "p.pt", b"")], "p.pt is empty"),
+    "policy: a folder": (lambda d: ["--enable-policy", "--policy-path", d], "is a folder"),
+    "policy: a device": (lambda d: ["--enable-policy", "--policy-path", "/dev/zero"], "not a regular file"),
+    "policy: a picture": (lambda d: ["--enable-policy", "--policy-path", PICTURE], "not a policy checkpoint"),
+    "policy: cut off": (
+        lambda d: ["--enable-policy", "--policy-path", cut(write_policy(d / "p.pt"), 0.9)],
+        "cut off",
+    ),
+    "--policy-path alone": (lambda d: ["--policy-path", written(d / "p.pt", b"p")], "--enable-policy"),
+    "--rollouts-at-once 0": (lambda d: ["--rollouts-at-once", 0], "rollouts_at_once"),
+    "--rollouts-at-once 1e9": (lambda d: ["--rollouts-at-once", 10**9], "rollouts_at_once"),
+    "--vote": (lambda d: ["--vote", "plurality"], "--vote"),
     "--save-kept without KDV": (lambda d: ["--save-kept", d / "kept.png"], "--enable-kdv"),
     "--save-kept nowhere": (lambda d: ["--enable-kdv", "--save-kept", d / "none" / "kept.png"], "kept.png"),
     "--save-kept a folder": (lambda d: ["--enable-kdv", "--save-kept", d], "is a folder"),
@@ -308,6 +321,19 @@ def test_bad_input_is_refused_in_one_line(run, no_model, tmp_path, row):
     assert after == names, "a file was changed"
 
 
+@pytest.mark.parametrize("content", ["another archive", "hostile"])
+def test_archives_that_are_no_policy_are_refused(run, tmp_path, content, monkeypatch):
+    """Guards against: seconds of waiting for the model before a policy file is refused, and code in it that is run.
+    (What may stand in such a file is the policy's own test's.)"""
+    import policy.answer
+
+    monkeypatch.setattr(sys.modules["policy.answer"], "load", lambda *_: pytest.fail("the model was loaded"))
+    path = tmp_path / "p.pt"
+    torch.save({"a": torch.zeros(2)} if content == "another archive" else Hostile(tmp_path / "mark"), path)
+    assert_refused(run("--enable-policy", "--policy-path", path), "p.pt is not a policy checkpoint")
+    assert policy.answer and not (tmp_path / "mark").exists(), "hostile code was run"
+
+
 def test_unreadable_files_are_refused(run, no_model, tmp_path, monkeypatch):
     """Guards against: a traceback for a file without the right to read it. (The right is taken away by a stand-in:
     nothing is closed to root.)"""
@@ -340,10 +366,11 @@ def test_package_imports_without_torch():
         "from policy import AvisSettings, extract_answer, majority_vote\n"
         "assert 'torch' not in sys.modules\n"
         "from policy.answer import load\n"
-        "from policy import Answer, answer\n"
+        "from policy import Answer, PolicyModel, answer\n"
         "import policy\n"
         "assert callable(answer) and policy.answer is answer and answer.__module__ == 'policy.answer'\n"
         "assert Answer.__name__ == 'Answer' and not hasattr(policy, 'nothing')\n"
+        "assert PolicyModel.__module__ == 'policy.policy_model'\n"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
@@ -642,7 +669,8 @@ def test_ctrl_c_while_libraries_are_imported(tmp_path):
     """Guards against: a traceback from inside an import, which is where most of a short run is spent."""
     command = [sys.executable, str(ROOT / "demo.py"), "--max-new-tokens", "1"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(1.5)
+    while running.poll() is None and "libtorch" not in Path(f"/proc/{running.pid}/maps").read_text():
+        time.sleep(0.05)
     running.send_signal(signal.SIGINT)
     out, err = running.communicate()
     assert (running.returncode, out, err) == (130, "", "interrupted\n")

@@ -211,9 +211,11 @@ class CountReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("asked", [{}, {"decided": lambda ended: False}], ids=["to_the_end", "asked"])
 @pytest.mark.parametrize("temperature", [0, 0.7])
-def test_a_step_waits_for_the_device_once(tiny_model, monkeypatch, temperature):
-    """Bug guarded: hidden synchronisation in the decode loop, for random numbers, positions or a check for NaN."""
+def test_a_step_waits_for_the_device_once(tiny_model, monkeypatch, temperature, asked):
+    """Bug guarded: hidden synchronisation in the decode loop, for random numbers, positions, log-probabilities, a check
+    for NaN or whether all is decided."""
     prefill = tiny_model.prefill(**tiny.image_prompt())
     lists = []
     to_list = torch.Tensor.tolist
@@ -222,7 +224,7 @@ def test_a_step_waits_for_the_device_once(tiny_model, monkeypatch, temperature):
     def waits(new_tokens):
         lists.clear()
         with CountReads() as counter:
-            tiny_model.rollout(prefill, 3, max_new_tokens=new_tokens, temperature=temperature)
+            tiny_model.rollout(prefill, 3, max_new_tokens=new_tokens, temperature=temperature, **asked)
         return len(lists), counter.reads
 
     few, many = waits(4), waits(24)
@@ -322,9 +324,88 @@ def test_keys_are_kept_only_when_they_are_needed(tiny_model):
         tiny_model.prefill(**ids, visual_items=plain.visual_items, enable_kdv=True)
 
 
+@pytest.fixture
+def ending(tiny_model, monkeypatch):
+    """The tiny model with many end tokens, so that rollouts end at several lengths and some are cut off."""
+    monkeypatch.setattr(tiny_model.generation_config, "eos_token_id", list(range(0, tiny.TEXT_IDS, 11)))
+    return tiny_model
+
+
+ENDING = {"max_new_tokens": 14, "temperature": 1.0, "top_p": 1.0, "seed": 3, "item": 5}
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 5, 9])
+def test_waves_change_no_rollout(ending, at_once):
+    """Bug guarded: a rollout of a later wave with an earlier one's random numbers, one that is lost or doubled where K
+    is no multiple of the wave, and the caches of all waves held together."""
+    prefill = ending.prefill(**tiny.image_prompt())
+    together = ending.rollout(prefill, 7, **ENDING)
+    lengths = {len(tokens) for tokens in together.tokens}
+    assert len(lengths) > 2 and set(together.finished) == {True, False}, "want rollouts that end, and cut-off ones"
+    waves = ending.rollout(prefill, 7, at_once=at_once, **ENDING)
+    assert (waves.tokens, waves.finished) == (together.tokens, together.finished)
+    assert waves.mean_logprobs == pytest.approx(together.mean_logprobs, abs=1e-5)
+    assert waves.stopped == together.stopped == (False,) * 7
+    assert at_once > 3 or waves.cache_bytes < together.cache_bytes
+
+
+@pytest.mark.parametrize("at_once", [None, 1, 2, 3])
+@pytest.mark.parametrize("wanted", [1, 2, 4, 5])
+def test_what_is_decided_stops_the_others_where_they_are(ending, at_once, wanted):
+    """Bug guarded: rollouts that go on, or waves that begin, after all is decided; a stopped rollout that counts as
+    finished, or that changed those which had ended; and a question asked about half-written rollouts, or when nothing
+    has ended since."""
+    prefill = ending.prefill(**tiny.image_prompt())
+    whole = ending.rollout(prefill, 7, **ENDING)
+    seen = []
+
+    def decided(ended):
+        assert not seen or len(ended) > len(seen[-1]), "asked again although nothing has ended"
+        assert len(ended) < 7, "asked although none is left"
+        for i, rollout in ended.items():
+            assert (rollout.tokens, rollout.finished) == (whole.tokens[i], whole.finished[i])
+            assert rollout.mean_logprob == pytest.approx(whole.mean_logprobs[i], abs=1e-5)
+        seen.append(dict(ended))
+        return len(ended) >= wanted
+
+    some = ending.rollout(prefill, 7, at_once=at_once, decided=decided, **ENDING)
+    assert len(seen[-1]) >= wanted and all(len(ended) < wanted for ended in seen[:-1])
+    assert [i for i in range(7) if not some.stopped[i]] == sorted(seen[-1])
+    for i in range(7):
+        assert some.tokens[i] == whole.tokens[i][: len(some.tokens[i])]
+        assert some.finished[i] == (whole.finished[i] and not some.stopped[i])
+        assert (some.mean_logprobs[i] is None) == (not some.tokens[i])
+        if some.stopped[i] and some.tokens[i]:
+            # Side by side: as far as the others of its wave were, and no further.
+            assert len(some.tokens[i]) == max(len(some.tokens[j]) for j in wave_of(i, at_once) if j in seen[-1])
+            assert len(some.tokens[i]) < len(whole.tokens[i])
+    begun = [i for i in range(7) if some.tokens[i]]
+    assert begun == list(range(len(begun))) and (at_once is None or len(begun) - wanted < at_once)
+
+
+def wave_of(index: int, at_once: int | None) -> range:
+    first = 0 if at_once is None else index // at_once * at_once
+    return range(first, 7 if at_once is None else min(first + at_once, 7))
+
+
+def test_log_probabilities_are_the_models_own(ending):
+    """Bug guarded: those of the processed distribution (temperature, top-p, suppressed tokens), of a neighbour's token
+    or row, a sum for a mean, and the end token or the first token left out."""
+    prefill = ending.prefill(**tiny.video_then_image_prompt(), enable_kdv=True, kdv_ratio=0.5)
+    rollouts = ending.rollout(prefill, 4, max_new_tokens=16, temperature=0.7, top_p=0.9, seed=1)
+    assert len({len(tokens) for tokens in rollouts.tokens}) > 1
+    later = reference.copied_rollout_logits(ending, prefill, rollouts.tokens)
+    for tokens, logits, mean in zip(rollouts.tokens, later, rollouts.mean_logprobs, strict=True):
+        logits = torch.cat([prefill.logits, logits])
+        expected = logits.log_softmax(dim=-1)[torch.arange(len(tokens)), list(tokens)].mean()
+        assert mean == pytest.approx(float(expected), abs=1e-5)
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"num_rollouts": 0}, {"max_new_tokens": 0}, {"temperature": -1.0}, {"temperature": float("nan")}]
-    + [{"top_p": 0.0}, {"top_p": 1.5}, {"seed": -1}, {"item": 2**64}], ids=str,
+    "wrong",
+    [{"num_rollouts": 0}, {"max_new_tokens": 0}, {"at_once": 0}, {"temperature": -1.0}]
+    + [{"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.5}, {"seed": -1}, {"item": 2**64}],
+    ids=str,
 )
 def test_settings_out_of_range_are_refused(tiny_model, wrong):
     """Bug guarded: an impossible setting that fails deep inside, or quietly does something else."""

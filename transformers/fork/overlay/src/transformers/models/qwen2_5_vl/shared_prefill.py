@@ -12,7 +12,9 @@ Each stage emits one frozen record; nothing is kept on the model, and a `Prefill
 """
 
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Optional
 
 import numpy as np
@@ -58,16 +60,34 @@ class Prefill:
 
 
 @dataclass(frozen=True, eq=False)
+class Ended:
+    """A rollout that has come to its end, as `decided` gets it.
+
+    tokens, finished, mean_logprob: as in `Rollouts`.
+    """
+
+    tokens: tuple[int, ...]
+    finished: bool
+    mean_logprob: float
+
+
+@dataclass(frozen=True, eq=False)
 class Rollouts:
     """What K rollouts wrote.
 
-    tokens: per rollout its new tokens, the end token included. finished: per rollout whether it ended by itself
-    (False: cut off). cache_bytes: the largest size that the decoding cache took, the prompt's part counted once.
+    tokens: per rollout its new tokens, the end token included; none when it was stopped before it began.
+    finished: per rollout whether it ended by itself (False: cut off, or stopped).
+    stopped: per rollout whether it was given up because all was `decided`.
+    mean_logprobs: per rollout the mean log-probability of its tokens under the model's own distribution: its logits
+    as they are, before any processor, temperature or top-p; None for no tokens.
+    cache_bytes: the largest size that the decoding cache took, the prompt's part counted once.
     seconds: of decoding.
     """
 
     tokens: tuple[tuple[int, ...], ...]
     finished: tuple[bool, ...]
+    stopped: tuple[bool, ...]
+    mean_logprobs: tuple[Optional[float], ...]
     cache_bytes: int
     seconds: float
 
@@ -266,57 +286,19 @@ def _host(model, prompt_length: int, max_new_tokens: int, temperature: float, to
     return processors, model._get_stopping_criteria(config, StoppingCriteriaList()), ends
 
 
-@torch.no_grad()
-def rollout(
-    model,
-    prefill: Prefill,
-    num_rollouts: int = 1,
-    *,
-    max_new_tokens: int = 2048,
-    temperature: float = 0.7,
-    top_p: float = 0.9,
-    seed: int = 0,
-    item: int = 0,
-) -> Rollouts:
-    """Start `num_rollouts` rows from a prefill, each sampling its own first token; finished rows leave the batch.
+def _wave(
+    model, prefill: Prefill, active: Sequence[int], host, max_new_tokens: int, temperature: float, seed: int, item: int
+) -> Iterator[tuple[list[tuple[int, int, bool, float]], int]]:
+    """Decodes the rollouts `active` side by side, step by step, until the last of them has come to its end.
 
-    The logits go through Transformers' own processors (the model's `generation_config`, with the temperature and
-    top-p given here and no top-k); what is left is sampled by inverting its CDF at `uniform(seed, item, i, t)`.
-    Rollout i is therefore the same for every `num_rollouts`, up to floating point: on the CPU in float32 the very
-    same tokens, elsewhere results of a matrix product may depend on the number of rows.
-
-    Args:
-        model: a `Qwen2_5_VLForConditionalGeneration`.
-        prefill: from `model.prefill`; stays as it is.
-        num_rollouts: K, at least 1.
-        max_new_tokens: per rollout, at least 1.
-        temperature: 0 is greedy decoding: K equal rollouts.
-        top_p: in (0, 1].
-        seed, item: whole numbers from 0, of 64 bits; the item is the query's number in its set.
-
-    Returns:
-        `Rollouts`. Raises ValueError for values out of range, for logits that are not finite, and for a model with
-        sliding-window attention.
+    Yields per step: for each rollout that is still running its index, its new token, whether it has come to its end,
+    and the token's log-probability; and the bytes of the cache.
     """
-    if num_rollouts < 1 or max_new_tokens < 1:
-        raise ValueError(f"num_rollouts and max_new_tokens are at least 1, got {num_rollouts} and {max_new_tokens}")
-    if not (0 <= temperature < float("inf") and 0 < top_p <= 1):
-        raise ValueError(f"temperature is finite from 0 and top_p in (0, 1], got {temperature} and {top_p}")
-    if min(seed, item) < 0 or max(seed, item) >= 2**64:
-        raise ValueError(f"seed and item are whole numbers from 0 to 2**64 - 1, got {seed} and {item}")
-    if any(prefill.cache.is_sliding):
-        raise ValueError("rollouts attend to the whole prompt; the model has layers with sliding-window attention")
+    processors, criteria = host
     device = prefill.input_ids.device
-    start = _clock(device)
-    processors, criteria, ends = _host(model, prefill.prompt_length, max_new_tokens, temperature, top_p, device)
-    cache = SharedPrefixCache(prefill.cache, num_rollouts, limit=max_new_tokens - 1)  # the last token is never fed
-
-    tokens: list[list[int]] = [[] for _ in range(num_rollouts)]
-    finished = [False] * num_rollouts
-    active = list(range(num_rollouts))
-    ids = prefill.input_ids.expand(num_rollouts, -1)
-    logits = prefill.logits.expand(num_rollouts, -1)
-    largest = cache.nbytes
+    cache = SharedPrefixCache(prefill.cache, len(active), limit=max_new_tokens - 1)  # the last token is never fed
+    ids = prefill.input_ids.expand(len(active), -1)
+    logits = prefill.logits.expand(len(active), -1)
     for step in range(max_new_tokens):
         scores = processors(ids, logits)
         if temperature:
@@ -328,23 +310,25 @@ def rollout(
         else:
             chosen = scores.argmax(dim=-1)
         ids = torch.cat([ids, chosen[:, None]], dim=1)
-        # The stopping check: the one place of a step where the host waits for the device.
-        new, stopped = torch.stack([chosen, criteria(ids, scores).to(chosen.dtype)]).tolist()
-        if min(new) < 0:
+        logprobs = logits.gather(1, chosen[:, None].clamp(min=0)).squeeze(1) - logits.logsumexp(dim=-1)
+        # The stopping check: the one place of a step where the host waits for the device. Token ids are exact in
+        # float32 up to 2**24.
+        told = torch.stack([chosen.float(), criteria(ids, scores).float(), logprobs]).tolist()
+        new, ends = map(int, told[0]), map(bool, told[1])
+        rows = list(zip(active, new, ends, told[2]))
+        if min(token for _, token, _, _ in rows) < 0:
             raise ValueError("the model's logits are not finite: use another dtype, or a temperature further from 0")
-        for i, token, stop in zip(active, new, stopped):
-            tokens[i].append(token)
-            finished[i] = token in ends  # the length criterion stops rows too, but cuts them off
-        going = [row for row, stop in enumerate(stopped) if not stop]
+        yield rows, cache.nbytes
+        going = [row for row, (_, _, end, _) in enumerate(rows) if not end]
         if not going:
-            break
+            return
         if len(going) < len(active):
-            rows = torch.tensor(going, device=device)
-            ids, chosen = ids[rows], chosen[rows]
+            index = torch.tensor(going, device=device)
+            ids, chosen = ids[index], chosen[index]
             if temperature:
-                uniforms = uniforms[rows]
+                uniforms = uniforms[index]
             for layer in cache.layers:
-                layer.batch_select_indices(rows.to(layer.keys.device))
+                layer.batch_select_indices(index.to(layer.keys.device))
             active = [active[row] for row in going]
         position = prefill.prompt_length + step
         outputs = model.model(
@@ -355,6 +339,84 @@ def rollout(
             use_cache=True,
             return_dict=True,
         )
-        largest = max(largest, cache.nbytes)
         logits = model.lm_head(outputs.last_hidden_state[:, -1]).to(device, torch.float32)
-    return Rollouts(tuple(map(tuple, tokens)), tuple(finished), largest, _clock(device) - start)
+
+
+@torch.no_grad()
+def rollout(
+    model,
+    prefill: Prefill,
+    num_rollouts: int = 1,
+    *,
+    max_new_tokens: int = 2048,
+    temperature: float = 0.7,
+    top_p: float = 0.9,
+    seed: int = 0,
+    item: int = 0,
+    at_once: Optional[int] = None,
+    decided: Optional[Callable[[Mapping[int, Ended]], bool]] = None,
+) -> Rollouts:
+    """Start `num_rollouts` rows from a prefill, each sampling its own first token; finished rows leave the batch.
+
+    The logits go through Transformers' own processors (the model's `generation_config`, with the temperature and
+    top-p given here and no top-k); what is left is sampled by inverting its CDF at `uniform(seed, item, i, t)`.
+    Rollout i is therefore the same for every `num_rollouts`, `at_once` and `decided`, up to floating point: on the CPU
+    in float32 the very same tokens, elsewhere results of a matrix product may depend on the number of rows.
+
+    Args:
+        model: a `Qwen2_5_VLForConditionalGeneration`.
+        prefill: from `model.prefill`; stays as it is.
+        num_rollouts: K, at least 1.
+        max_new_tokens: per rollout, at least 1.
+        temperature: 0 is greedy decoding: K equal rollouts.
+        top_p: in (0, 1].
+        seed, item: whole numbers from 0, of 64 bits; the item is the query's number in its set.
+        at_once: how many rollouts run side by side, at least 1; the next so many begin when all of these have come to
+            their ends. None: all K.
+        decided: asked whenever rollouts have come to their ends and others have not: whether those that have, by index,
+            settle all. When it says so, the others are stopped where they are, or never begun.
+
+    Returns:
+        `Rollouts`. Raises ValueError for values out of range, for logits that are not finite, and for a model with
+        sliding-window attention.
+    """
+    at_once = num_rollouts if at_once is None else at_once
+    if min(num_rollouts, max_new_tokens, at_once) < 1:
+        raise ValueError(
+            f"num_rollouts, max_new_tokens and at_once are at least 1, got {num_rollouts}, {max_new_tokens}, {at_once}"
+        )
+    if not (0 <= temperature < float("inf") and 0 < top_p <= 1):
+        raise ValueError(f"temperature is finite from 0 and top_p in (0, 1], got {temperature} and {top_p}")
+    if min(seed, item) < 0 or max(seed, item) >= 2**64:
+        raise ValueError(f"seed and item are whole numbers from 0 to 2**64 - 1, got {seed} and {item}")
+    if any(prefill.cache.is_sliding):
+        raise ValueError("rollouts attend to the whole prompt; the model has layers with sliding-window attention")
+    device = prefill.input_ids.device
+    start = _clock(device)
+    *host, end_tokens = _host(model, prefill.prompt_length, max_new_tokens, temperature, top_p, device)
+    tokens: list[list[int]] = [[] for _ in range(num_rollouts)]
+    logprobs = [0.0] * num_rollouts
+    ended: dict[int, Ended] = {}
+    largest = 0
+    waves = (range(first, min(first + at_once, num_rollouts)) for first in range(0, num_rollouts, at_once))
+    steps = chain.from_iterable(
+        _wave(model, prefill, wave, host, max_new_tokens, temperature, seed, item) for wave in waves
+    )
+    for rows, nbytes in steps:
+        largest = max(largest, nbytes)
+        before = len(ended)
+        for i, token, end, logprob in rows:
+            tokens[i].append(token)
+            logprobs[i] += logprob
+            if end:  # of the length, too, which cuts a rollout off
+                ended[i] = Ended(tuple(tokens[i]), token in end_tokens, logprobs[i] / len(tokens[i]))
+        if decided is not None and before < len(ended) < num_rollouts and decided(ended):
+            break
+    return Rollouts(
+        tokens=tuple(map(tuple, tokens)),
+        finished=tuple(i in ended and ended[i].finished for i in range(num_rollouts)),
+        stopped=tuple(i not in ended for i in range(num_rollouts)),
+        mean_logprobs=tuple(total / len(mine) if mine else None for total, mine in zip(logprobs, tokens)),
+        cache_bytes=largest,
+        seconds=_clock(device) - start,
+    )
