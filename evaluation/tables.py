@@ -1,0 +1,491 @@
+"""The tables of README and cards, made from committed results, and checked against them.
+
+    python -m evaluation.tables             # prints every table that the results allow
+    python -m evaluation.tables --check     # exit status 1 when a shown table is not what the results say
+    python -m evaluation.tables --write     # puts them there
+
+A document shows the table KIND of `evaluation/results/RESULT.jsonl.gz` between two lines:
+
+    <!-- table: KIND RESULT -->
+    <!-- end -->
+
+Kinds are in `TABLES`. Percentages are right answers with 95% intervals (Wilson's, for as many trials as scenes; two
+seeds are averaged); differences have percentile intervals of 10,000 resamples, clustered by scene.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from evaluation.score import Outcome, Results, Share, constant_guess, difference, holm, read, wilson
+from policy.answer import weights_sha256
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED, POLICY = Path("models/garden-tiny"), Path("policy_checkpoint.pt")
+OTHERS = "backbone-"  # results of other models begin like this
+_BLOCK = re.compile(r"<!-- table: ([^\n]*?) -->\n(.*?)<!-- end -->", re.DOTALL)
+
+Table = list[list[str]]  # the head, then lines
+
+
+class Store:
+    """The results of a folder, each read once. K by task, where a row needs it, is chosen on the result `dev`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.result = lru_cache(maxsize=None)(self._result)
+        self.report = lru_cache(maxsize=None)(self._report)
+
+    def names(self) -> list[str]:
+        """Of all results, by name."""
+        return sorted(path.name.removesuffix(".jsonl.gz") for path in self.folder.glob("*.jsonl.gz"))
+
+    def _result(self, name: str) -> Results:
+        results = read(self.folder / f"{name}.jsonl.gz")
+        if name != "dev" and (self.folder / "dev.jsonl.gz").exists():
+            dev = self.result("dev")
+            tasks = {item["task"] for item in dev.items}
+            if {item["task"] for item in results.items} <= tasks and {"VRS K=7"} <= set(dev.rows):
+                results.by_task = dev.best_by_task()
+        return results
+
+    def _report(self, name: str) -> dict[str, Any]:
+        """A JSON report of the policy's fitting."""
+        try:
+            return json.loads((self.folder / f"{name}.json").read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.folder / name}.json cannot be read: {error}") from None
+
+
+# -------------------------------------------------------------------------------------------------------------- cells
+
+
+def percent(share: Share | None, digits: int = 1) -> str:
+    """`35.6 (30 to 42)`; nothing where there are no items."""
+    if share is None:
+        return ""
+    return f"{100 * share.value:.{digits}f} ({100 * share.low:.0f} to {100 * share.high:.0f})"
+
+
+def _points(found) -> str:
+    """A difference in points of percent."""
+    return f"{100 * found.value:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _flops(one: Outcome, vanilla: Outcome) -> list[str]:
+    cost = one.relative(vanilla)
+    return [f"{cost['llm']:.2f}", f"{cost['total']:.2f}"]
+
+
+def _is_video(item: dict) -> bool:
+    return item["medium"] == "video"
+
+
+def _is_picture(item: dict) -> bool:
+    return item["medium"] != "video"
+
+
+def _of(name: str, value: Any) -> Callable[[dict], bool]:
+    return lambda item: item[name] == value
+
+
+def _values(results: Results, name: str) -> list:
+    """The values of a fact, in order of first appearance; of levels ascending."""
+    found = list(dict.fromkeys(item[name] for item in results.items if item[name] is not None))
+    return sorted(found) if name == "level" else found
+
+
+def _about(results: Results) -> str:
+    """What a table's numbers hang on, in one line."""
+    config, seeds = results.config, [str(seed) for seed in results.config["seeds"]]
+    backend = config["backend"]
+    return (
+        f"{len(results.items)} items of {', '.join(config['sources'])}; seed{'s' * (len(seeds) > 1)} "
+        f"{' and '.join(seeds)}; {backend['device']}, {backend['dtype']}, {backend['attention']}; "
+        f"model {config['model']} ({config['weights_sha256'][:8]}); `{results.environment['command']}`"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+
+
+def settings(results: Results) -> Table:
+    """One line a row: accuracy over all, by medium and by level, K, rho, and the cost in both accountings."""
+    levels = _values(results, "level")
+    head = ["setting", "all", "pictures", "clips", *(f"level {level}" for level in levels), "mean K", "mean rho"]
+    lines = [[*head, "#F LLM-only", "#F total", "#F LLM-only, early stop"]]
+    vanilla = results.outcome("vanilla")
+    for name in results.rows:
+        one = results.outcome(name)
+        if one is None:
+            continue
+        line = [name, percent(one.accuracy())]
+        line += [percent(one.where(keep).accuracy()) for keep in (_is_picture, _is_video)]
+        line += [percent(one.where(_of("level", level)).accuracy(), 0) for level in levels]
+        line += [f"{one.rollouts.mean():.2f}", f"{one.rho.mean():.2f}", *_flops(one, vanilla)]
+        lines.append([*line, f"{one.relative(vanilla, stopped=True)['llm']:.2f}"])
+    return lines
+
+
+def tasks(results: Results) -> Table:
+    """One line a task: vanilla over all and by level, votes, and the best constant guess."""
+    levels = _values(results, "level")
+    vanilla = results.outcome("vanilla")
+    votes = {name.removeprefix("VRS "): results.outcome(name) for name in results.rows if name.startswith("VRS ")}
+    lines = [["task", "greedy", *(f"level {level}" for level in levels), *votes, "constant guess"]]
+    for task in _values(results, "task"):
+        mine = vanilla.where(_of("task", task))
+        line = [task, percent(mine.accuracy())]
+        line += [percent(mine.where(_of("level", level)).accuracy(), 0) for level in levels]
+        line += [percent(vote.where(_of("task", task)).accuracy()) for vote in votes.values()]
+        lines.append([*line, f"{100 * constant_guess(mine.items):.1f}"])
+    return lines
+
+
+def goals(results: Results) -> Table:
+    """The bundled model's goals and what was measured."""
+    vanilla, vote = results.outcome("vanilla"), results.outcome("VRS K=7")
+    easy = vanilla.where(lambda item: item["level"] <= 3)
+    lines = [["goal", "wanted", "measured"]]
+    for name, keep, wanted in (("pictures", _is_picture, "70%"), ("clips", _is_video, "60%")):
+        lines.append([f"greedy, {name}, levels 1 to 3", wanted, percent(easy.where(keep).accuracy())])
+    above = []
+    for task in _values(results, "task"):
+        mine = vanilla.where(_of("task", task))
+        if mine.right.mean() - constant_guess(mine.items) >= 0.2:
+            above.append(task)
+    known = len(_values(results, "task"))
+    lines.append(
+        [
+            "tasks at least 20 points above the constant guess",
+            f"all {known}",
+            f"{len(above)}: {', '.join(above) or 'none'}",
+        ]
+    )
+    rates = [sum(item["runs"]["rho=0"][0]["right"][1:8]) / 7 for item in results.items]
+    unsure = sum(0.2 <= rate <= 0.8 for rate in rates)
+    share = Share(unsure / len(rates), *wilson(unsure, len(rates)), len(rates))
+    lines.append(["items with a per-rollout success rate from 0.2 to 0.8", "25%", percent(share)])
+    against = f"{percent(vote.accuracy())} against {percent(vanilla.accuracy())}"
+    lines.append(["vote at K = 7 above greedy", "yes", f"{against}; difference {_points(difference(vote, vanilla))}"])
+    return lines
+
+
+def paper1(results: Results) -> Table:
+    """The paper's table 1: score and #F (LLM-only; total) by task, for vanilla, VRS-only, KDV, AVIS."""
+    shown = {
+        "vanilla": "vanilla",
+        "VRS K=5": "VRS-only (K = 5)",
+        "KDV rho=0.75": "KDV (rho = 0.75)",
+        "AVIS": "AVIS",
+    }
+    outcomes = {label: results.outcome(name) for name, label in shown.items() if name in results.rows}
+    head = ["task"]
+    for label in outcomes:
+        head += [label, "#F"]
+    groups = [(task, _of("task", task)) for task in _values(results, "task")]
+    groups += [("**pictures**", _is_picture), ("**clips**", _is_video), ("**all**", lambda item: True)]
+    lines = [head]
+    for label, keep in groups:
+        base = results.outcome("vanilla").where(keep)
+        if not base.items:
+            continue
+        line = [label]
+        for outcome in outcomes.values():
+            mine = outcome.where(keep)
+            line += [percent(mine.accuracy()), "; ".join(_flops(mine, base))]
+        lines.append(line)
+    return lines
+
+
+def _against(results: Results, others: list[str]) -> Table:
+    """AVIS beside other rows: accuracy, cost, and the paired difference with Holm's correction over these rows."""
+    lines = [["row", "accuracy", "#F LLM-only", "#F total", "AVIS minus it, points", "p (Holm)"]]
+    avis, vanilla = results.outcome("AVIS"), results.outcome("vanilla")
+    if avis is None:
+        return lines
+    rows = {name: found for name in others if (found := results.outcome(name))}
+    found = {name: difference(avis, other) for name, other in rows.items()}
+    adjusted = dict(zip(found, holm([one.p for one in found.values()]), strict=True))
+    lines.append(["AVIS", percent(avis.accuracy()), *_flops(avis, vanilla), "", ""])
+    for name, other in rows.items():
+        line = [name, percent(other.accuracy()), *_flops(other, vanilla)]
+        lines.append([*line, _points(found[name]), _p(adjusted[name])])
+    return lines
+
+
+def paper2(results: Results) -> Table:
+    """The paper's table 2: AVIS against fixed settings of similar FLOPs, and against vanilla."""
+    return _against(results, ["vanilla", "KDV rho=0.6", "KDV rho=0.85, K=5", "KDV rho=0.75", "KDV rho=0.75, K=5"])
+
+
+def controls(results: Results) -> Table:
+    """What of AVIS is adaptivity: against K dealt to other items, one rho for all, K by task, and simple pruners."""
+    others = ["AVIS, K permuted", "AVIS's mean rho, its K", "best K by task (dev)", "oracle K (not reachable)"]
+    return _against(results, [*others, "AVIS random", "AVIS smaller"])
+
+
+def pruners(results: Results) -> Table:
+    """Every row that prunes by keys, against random pruning and smaller pictures with as many tokens."""
+    head = ["row", "accuracy", "mean rho", "random", "KDV minus random, points", "p (Holm)"]
+    lines, pairs = [[*head, "smaller picture", "its mean rho", "KDV minus smaller, points", "p (Holm)"]], {}
+    for name, row in results.rows.items():
+        mine = results.outcome(name)
+        for other_name, other in results.rows.items():
+            same = (other.rho, other.tau, other.rollouts) == (row.rho, row.tau, row.rollouts)
+            if mine and same and row.pruner == "kdv" and other.pruner != "kdv":
+                pairs[name, other.pruner] = mine, results.outcome(other_name)
+    found = {key: difference(mine, other) for key, (mine, other) in pairs.items()}
+    adjusted = dict(zip(found, holm([one.p for one in found.values()]), strict=True))
+    for name in dict.fromkeys(name for name, _ in pairs):
+        mine = results.outcome(name)
+        line = [name, percent(mine.accuracy()), f"{mine.rho.mean():.2f}"]
+        for pruner in ("random", "downsample"):
+            if (name, pruner) not in pairs:
+                line += [""] * (3 if pruner == "random" else 4)
+                continue
+            other = pairs[name, pruner][1]
+            line.append(percent(other.accuracy()))
+            if pruner == "downsample":
+                line.append(f"{other.rho.mean():.2f}")
+            line += [_points(found[name, pruner]), _p(adjusted[name, pruner])]
+        lines.append(line)
+    return lines
+
+
+def backbones(results: Results) -> Table:
+    """The paper's table 4, one model: score and cost of vanilla, VRS-only, KDV and AVIS, and AVIS minus vanilla."""
+    lines = [["row", "all", "pictures", "clips", "#F LLM-only", "#F total", "minus vanilla, points"]]
+    vanilla = results.outcome("vanilla")
+    for name in results.rows:
+        one = results.outcome(name)
+        line = [name, *(percent(part.accuracy()) for part in (one, one.where(_is_picture), one.where(_is_video)))]
+        lines.append([*line, *_flops(one, vanilla), "" if name == "vanilla" else _points(difference(one, vanilla))])
+    return lines
+
+
+def grid(results: Results) -> Table:
+    """The heat map's numbers: accuracy by rho and K."""
+    rows = {row.rho or 0: row for row in results.rows.values() if type(row.rollouts) is int and row.rollouts > 1}
+    most = max(row.rollouts for row in rows.values())
+    lines = [["rho", *(f"K={k}" for k in range(1, most + 1))]]
+    for rho, row in sorted(rows.items()):
+        line = []
+        for k in range(1, most + 1):
+            line.append(percent(results.outcome_of(type(row)(row.name, rho=row.rho, rollouts=k)).accuracy()))
+        lines.append([f"{rho:g}", *line])
+    return lines
+
+
+def predictors(report: dict[str, Any]) -> Table:
+    """How well difficulty is predicted: each predictor's measures on what judges it, from the report of step `fit`."""
+    names = ["auc_item", "auc_rollout", "auc_item_within_task", "auc_rollout_within_task", "brier", "ece"]
+    judged = report["evaluation"][report["default_chosen_on"]]
+    lines = [["predictor", *names]]
+    for predictor, found in judged["predictors"].items():
+        lines.append([predictor, *(_measure(found["all"].get(name)) for name in names)])
+    return [*lines, ["ceiling from the picture", *(_measure(judged["ceiling"].get(name)) for name in names)]]
+
+
+def rules(report: dict[str, Any]) -> Table:
+    """The shipped rule from p to K, and the two it is compared with, from the report of step `calibrate`."""
+    solutions = report["networks"][report["default"]]["solutions"]
+    lines = [["shape", "K by bin", "edges of p", "accuracy", "#F LLM-only", "mean K", "minus K permuted, points"]]
+    for shape in ("inverted U", "unconstrained", "constant"):
+        one = solutions[shape]
+        judged = one[report["chosen_on"]]
+        gain = judged["minus_k_permuted"]
+        lines.append(
+            [
+                shape,
+                ", ".join(map(str, one["num_rollouts"])),
+                ", ".join(f"{edge:.3f}" for edge in one["edges"]),
+                _measure(judged["accuracy"]),
+                _measure(judged["relative_llm"]),
+                f"{judged['mean_k']['value']:.2f}",
+                f"{100 * gain['value']:+.1f} ({100 * gain['ci95'][0]:+.1f} to {100 * gain['ci95'][1]:+.1f})",
+            ]
+        )
+    return lines
+
+
+def _measure(found: dict | None) -> str:
+    if not found:
+        return ""
+    return f"{found['value']:.3f} ({found['ci95'][0]:.3f} to {found['ci95'][1]:.3f})"
+
+
+TABLES = {one.__name__: one for one in (settings, tasks, goals, paper1, paper2, controls, pruners, backbones, grid)}
+REPORTS = {one.__name__: one for one in (predictors, rules)}  # of JSON reports, not of results
+
+
+def _fits(kind: str, results: Results) -> bool:
+    """Whether a result has what a table shows."""
+    rows = set(results.rows)
+    if kind in ("paper2", "controls"):
+        return "AVIS" in rows
+    if kind in ("tasks", "goals"):
+        return rows == {"vanilla", "VRS K=3", "VRS K=5", "VRS K=7"}
+    is_other = results.config["recipe"] == "backbones"
+    is_grid = results.config["recipe"] == "grid"
+    if kind == "grid" or is_grid:
+        return kind == "grid" and is_grid
+    if kind == "backbones" or is_other:
+        return kind == "backbones" and is_other
+    if kind == "pruners":
+        return any(row.pruner != "kdv" for row in results.rows.values())
+    return True
+
+
+def block(kind: str, name: str, store: Store) -> str:
+    """A table as a document has it, with what it hangs on. Raises ValueError with one line."""
+    if kind in REPORTS:
+        report = store.report(name)
+        try:
+            lines = REPORTS[kind](report)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{name}.json has no {error}") from None
+        about = f"{report['n']} questions; weights {report['weights_sha256'][:8]}; `{report['command']}`"
+    elif kind in TABLES:
+        results = store.result(name)
+        try:
+            lines = TABLES[kind](results)
+        except (KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{name} has not what table {kind} shows ({type(error).__name__}: {error})") from None
+        about = _about(results)
+    else:
+        raise ValueError(f"no table {kind!r}; there are {', '.join([*TABLES, *REPORTS])}")
+    body = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in body) + f"\n\n{about}\n"
+
+
+# ------------------------------------------------------------------------------------------------- documents and checks
+
+
+def documents(root: Path) -> list[Path]:
+    """The files whose tables are checked."""
+    return [path for path in (root / "README.md", *sorted(root.glob("models/*/*.md"))) if path.exists()]
+
+
+def renewed(text: str, store: Store) -> str:
+    """The text with every marked table made anew. Raises ValueError with one line."""
+
+    def make(found: re.Match) -> str:
+        words = found[1].split()
+        if len(words) != 2:
+            raise ValueError(f"a table is marked KIND RESULT, not {found[1]!r}")
+        return f"<!-- table: {found[1]} -->\n{block(*words, store)}<!-- end -->"
+
+    if text.count("<!-- table:") != len(_BLOCK.findall(text)):
+        raise ValueError("a table's mark has no end")
+    return _BLOCK.sub(make, text)
+
+
+def check(root: Path) -> list[str]:
+    """Everything that documents say and committed results do not, one line each; none when all is well."""
+    problems, store = [], Store(root / "evaluation" / "results")
+    names = store.names()
+    if not names:
+        problems.append("evaluation/results has no results")
+    shipped = weights_sha256(str(root / SHIPPED))
+    policy = root / POLICY
+    policy_hash = hashlib.sha256(policy.read_bytes()).hexdigest() if policy.exists() else None
+    for name in names:
+        try:
+            results = store.result(name)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        if results.config["weights_sha256"] != shipped and not name.startswith(OTHERS):
+            problems.append(f"{name} was measured with other weights than {SHIPPED} has")
+        if results.config["policy"] and results.config["policy"]["sha256"] != policy_hash:
+            problems.append(f"{name} was measured with another policy than {POLICY}")
+        problems += [f"{name}: {line}" for line in disagreements(results)]
+    for path in sorted((root / "evaluation" / "results").glob("policy-*.json")):
+        if store.report(path.stem).get("weights_sha256") != shipped:
+            problems.append(f"{path.name} was made with other weights than {SHIPPED} has")
+    shown = 0
+    for path in documents(root):
+        text = path.read_text()
+        shown += len(_BLOCK.findall(text))
+        try:
+            if renewed(text, store) != text:
+                problems.append(
+                    f"{path.relative_to(root)} shows other numbers: run python -m evaluation.tables --write"
+                )
+        except (ValueError, OSError) as error:
+            problems.append(f"{path.relative_to(root)}: {error}")
+    if not shown:
+        problems.append("no document shows a table")
+    return problems
+
+
+def disagreements(results: Results) -> list[str]:
+    """Where full AVIS, run as a user runs it with early stop, and its vote made offline say different things."""
+    if "AVIS" not in results.rows:
+        return []
+    offline = results.outcome("AVIS").right[0]
+    live = [item["policy"]["right"] for item in results.items]
+    different = sum(bool(a != b) for a, b in zip(offline, live, strict=True))
+    # On the CPU tokens are the same but for rounding that follows the number of rows, which is rare.
+    return [f"AVIS with early stop differs on {different} items"] if different > 0.01 * len(live) else []
+
+
+def write(root: Path) -> list[Path]:
+    """Renew the tables of all documents; those that changed. Raises ValueError or OSError with one line."""
+    store, changed = Store(root / "evaluation" / "results"), []
+    made = {path: renewed(path.read_text(), store) for path in documents(root)}
+    for path, text in made.items():
+        if text != path.read_text():
+            part = path.with_name(f".{path.name}.part")
+            part.write_text(text)
+            os.replace(part, path)
+            changed.append(path)
+    return changed
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line: 0, 1 when a check fails, 2 for what cannot be read."""
+    parser = argparse.ArgumentParser(prog="python -m evaluation.tables", description="Tables from committed results.")
+    does = parser.add_mutually_exclusive_group()
+    does.add_argument("--check", action="store_true", help="fail when a shown table is not what the results say")
+    does.add_argument("--write", action="store_true", help="renew the tables of README and cards")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the repository's folder")
+    args = parser.parse_args(argv)
+    try:
+        if args.check:
+            problems = check(args.root)
+            for problem in problems:
+                print(problem, file=sys.stderr)
+            return 1 if problems else 0
+        if args.write:
+            for path in write(args.root):
+                print(path)
+            return 0
+        store = Store(args.root / "evaluation" / "results")
+        for name in store.names():
+            for kind in TABLES:
+                if _fits(kind, store.result(name)):
+                    print(f"## {kind} {name}\n\n{block(kind, name, store)}")
+        for kind, name in (("predictors", "policy-fit"), ("rules", "policy-calibrate")):
+            if (store.folder / f"{name}.json").exists():
+                print(f"## {kind} {name}\n\n{block(kind, name, store)}")
+    except (ValueError, OSError) as error:
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,745 @@
+"""The evaluation: numbers from recorded rollouts, runs that survive a kill, tables that cannot drift, figures.
+
+Numbers are compared with brute force on records made up here; runs are of the bundled model, on few items and tokens.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import binomtest
+from transformers import Qwen2_5_VLTextConfig
+from transformers.models.qwen2_5_vl import flops
+
+from evaluation import figures, run, tables
+from evaluation.score import (
+    Results,
+    Row,
+    difference,
+    holm,
+    paired_difference,
+    read,
+    row_of,
+    stopping_length,
+    wilson,
+)
+from evaluation.tasks import load_source
+from garden.make import make
+from policy.answer import AvisSettings, answer, weights_sha256
+from policy.policy_model import CHOICES, Checkpoint, Network, Rule
+from policy.vote import majority_vote
+
+ROOT = Path(__file__).resolve().parents[1]
+# Those with `data` are of VLMEvalKit's sets, for its launcher.
+RECIPES = [path for path in sorted((ROOT / "evaluation/recipes").glob("*.yaml")) if "\ndata:" not in path.read_text()]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_the_cpu():
+    """Runs change settings of torch for their own process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        yield
+    torch.set_flush_denormal(False)
+
+
+# ------------------------------------------------------------------------------------------------- records made up here
+
+SHAPE = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "layer_types": ["full_attention", "full_attention"],
+}
+
+
+def made_up(rows: list[dict], count: int = 40, seeds: int = 1, seed: int = 0, **config) -> Results:
+    """Results with random rollouts, of two tasks, two levels, pictures and clips; two items share a scene."""
+    rng = random.Random(seed)
+    runs = {row_of(row).run: row_of(row) for row in rows}
+    items = []
+    for index in range(count):
+        item = {"source": "garden-test", "item": index, "task": "ab"[index % 2], "level": 1 + index // 2 % 2}
+        item |= {"medium": "video" if index % 4 == 3 else "image", "form": "free", "scene": index // 2, "truth": "3"}
+        item |= {"policy": {"rollouts": rng.choice(CHOICES), "p": 0.5, "bin": 0}, "runs": {}}
+        for name, row in runs.items():
+            item["runs"][name] = []
+            for _ in range(seeds):
+                answers = [rng.choice(["3", "three", "4", "5", None]) for _ in range(10)]
+                kept = 25 if row.rho or row.tau else 100
+                item["runs"][name].append(
+                    {
+                        "visual": [60, 40],
+                        "kept": [kept - 10, 10],
+                        "read": 20 + kept,
+                        "vision": 5000,
+                        "answers": answers,
+                        "right": [int(one in ("3", "three")) for one in answers],
+                        "tokens": [rng.randint(5, 30) for _ in answers],
+                        "finished": [1] * 10,
+                        "seconds": [0.1, 0.2],
+                    }
+                )
+        if "policy" in config:
+            drawn = item["policy"]["rollouts"]
+            votes = item["runs"][runs_name(rows, "AVIS")][0]["answers"]
+            index_of_winner = majority_vote(votes[:1] if drawn == 1 else votes[1 : drawn + 1]).answer
+            item["policy"]["right"] = int(index_of_winner in ("3", "three"))
+        items.append(item)
+    base = {
+        "recipe": "garden",
+        "rows": rows,
+        "seeds": list(range(seeds)),
+        "sources": {"garden-test": None},
+        "model": "garden-tiny",
+        "weights_sha256": hashlib.sha256(b"weights").hexdigest(),
+        "policy": None,
+        "backend": {"device": "cpu", "dtype": "float32", "attention": "sdpa", "threads": 1},
+        "text_config": SHAPE,
+    }
+    return Results(base | config, {"command": "python -m evaluation.run .."}, items)
+
+
+def runs_name(rows: list[dict], name: str) -> str:
+    return next(row_of(row).run for row in rows if row["name"] == name)
+
+
+def save(results: Results, path: Path) -> None:
+    head = {"config": results.config, "environment": results.environment}
+    lines = "".join(json.dumps(line) + "\n" for line in [head, *results.items])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(lines.encode(), mtime=0))
+
+
+VANILLA = {"name": "vanilla"}
+AVIS = {"name": "AVIS", "tau": "policy", "rollouts": "policy"}
+
+# -------------------------------------------------------------------------------------------------------------- scores
+
+
+@pytest.mark.parametrize(("right", "total"), [(0, 7), (7, 7), (3, 10), (250, 1000)])
+def test_wilson_is_scipys(right, total):
+    """Guards against: a slip in the interval of every cell."""
+    expected = binomtest(right, total).proportion_ci(confidence_level=0.95, method="wilson")
+    assert wilson(right, total) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_holm_by_its_definition():
+    """Guards against: p-values that are adjusted by a wrong count, or not made monotone, or put back out of order."""
+    p_values = [0.04, 0.01, 0.03, 0.005]
+    assert holm(p_values) == pytest.approx([0.06, 0.03, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_differences_are_clustered_by_scene():
+    """Guards against: an interval that takes ten questions about one picture for ten pictures."""
+    rng = np.random.default_rng(1)
+    values, scenes = rng.integers(-1, 2, 60).astype(float), np.arange(60)
+    found = paired_difference(values, scenes)
+    drawn = [np.mean([values[scene] for scene in rng.integers(0, 60, 60)]) for _ in range(4000)]
+    assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.02)
+    assert found.value == values.mean()
+    repeated = paired_difference(np.repeat(values, 10), np.repeat(scenes, 10))
+    assert (repeated.low, repeated.high) == pytest.approx((found.low, found.high), abs=1e-6)
+
+
+def test_no_difference_is_no_finding_and_a_large_one_is():
+    """Guards against: p-values that say the same whatever is compared."""
+    scenes = np.arange(50)
+    assert paired_difference(np.zeros(50), scenes).p == 1.0
+    assert paired_difference(np.ones(50), scenes).p < 0.001
+    assert paired_difference(np.tile([1.0, -1.0], 25), scenes).p > 0.5
+
+
+def test_votes_and_costs_by_brute_force():
+    """Guards against: a vote over the wrong rollouts, seeds mixed up, or FLOPs that leave a stage out."""
+    row = {"name": "row", "rho": 0.75, "rollouts": 5}
+    results = made_up([VANILLA, row], count=12, seeds=2)
+    found, vanilla = results.outcome("row"), results.outcome("vanilla")
+    config, llm, base = Qwen2_5_VLTextConfig(**SHAPE), 0, 0
+    for seed, (number, item) in product(range(2), enumerate(results.items)):
+        one, plain = item["runs"]["rho=0.75"][seed], item["runs"]["rho=0"][seed]
+        index = majority_vote(one["answers"][1:6]).index
+        assert found.right[seed, number] == (0 if index is None else one["right"][1:6][index])
+        assert vanilla.right[seed, number] == plain["right"][0]
+        decode = sum(flops.decode_flops(config, 45, tokens) for tokens in one["tokens"][1:6])
+        llm += flops.prefill_flops(config, 45) + decode
+        base += flops.prefill_flops(config, 120) + flops.decode_flops(config, 120, plain["tokens"][0])
+    relative = found.relative(vanilla)
+    assert relative["llm"] == pytest.approx(llm / base)
+    assert relative["total"] == pytest.approx((llm + 24 * 5000) / (base + 24 * 5000))
+    assert np.allclose(found.rho, 0.75) and (found.rollouts == 5).all()
+
+
+def test_permuted_k_is_the_mean_over_all_permutations():
+    """Guards against: a control that is one lucky draw, or leaves an item its own K more often than chance does."""
+    rows = [VANILLA, AVIS, {"name": "dealt", "tau": "policy", "rollouts": "permuted"}]
+    results = made_up(rows, count=5)
+    right = {k: results.outcome_of(Row("k", tau="policy", rollouts=k)).right[0] for k in CHOICES}
+    chosen = [item["policy"]["rollouts"] for item in results.items]
+    assert len(set(chosen)) > 1
+    means = [np.mean([right[k][i] for i, k in enumerate(order)]) for order in permutations(chosen)]
+    assert results.outcome("dealt").right.mean() == pytest.approx(np.mean(means))
+    avis = results.outcome("AVIS")
+    assert avis.right[0].tolist() == [right[k][i] for i, k in enumerate(chosen)]
+    assert avis.rollouts[0].tolist() == chosen
+
+
+def test_oracle_and_best_by_task():
+    """Guards against: an oracle that misses a K that is right, and a K by task that is not the best there."""
+    rows = [VANILLA, {"name": "oracle", "rollouts": "oracle"}, {"name": "by task", "rollouts": "by_task"}]
+    results = made_up(rows)
+    right = {k: results.outcome_of(Row("k", rollouts=k)).right[0] for k in CHOICES}
+    oracle = results.outcome("oracle")
+    for i in range(len(results.items)):
+        smallest = next((k for k in CHOICES if right[k][i]), 1)
+        assert oracle.rollouts[0, i] == smallest and oracle.right[0, i] == right[smallest][i]
+    assert results.outcome("by task") is None  # nothing was chosen yet
+    results.by_task = results.best_by_task()
+    for task in "ab":
+        mine = [i for i, item in enumerate(results.items) if item["task"] == task]
+        means = {k: right[k][mine].mean() for k in CHOICES}
+        assert means[results.by_task[task]] == max(means.values())
+        assert results.outcome("by task").rollouts[0, mine].tolist() == [results.by_task[task]] * len(mine)
+
+
+def test_early_stop_by_brute_force():
+    """Guards against: a saving that could have changed an answer, or that comes later than it could."""
+    rng = random.Random(0)
+    for _ in range(60):
+        answers = [rng.choice(["a", "b", None]) for _ in range(3)]
+        tokens = [rng.randint(1, 6) for _ in answers]
+
+        def winners(length: int) -> set:
+            """Of the votes that are possible when the rollouts up to a length are known; `new` is another answer."""
+            choices = [
+                [one] if n <= length else ["a", "b", "new", None] for one, n in zip(answers, tokens, strict=True)
+            ]
+            return {majority_vote(vote).winner for vote in product(*choices)}
+
+        expected = next(length for length in sorted(set(tokens)) if len(winners(length)) == 1)
+        assert stopping_length(answers, tokens) == expected
+
+
+def test_rows_that_make_no_sense_are_refused():
+    """Guards against: a slip in a recipe that runs something else for hours."""
+    wrong = [
+        {"rho": 0.75},
+        {"name": "a", "rho": 1.5},
+        {"name": "a", "rho": "mean"},
+        {"name": "a", "rho": 0.5, "tau": 1.0},
+        {"name": "a", "pruner": "random"},
+        {"name": "a", "rho": 0.5, "pruner": "other"},
+        {"name": "a", "rollouts": 0},
+        {"name": "a", "rollouts": True},
+        {"name": "a", "rollouts": "many"},
+        {"name": "a", "rolouts": 5},
+    ]
+    for row in wrong:
+        with pytest.raises(ValueError):
+            row_of(row)
+
+
+# ------------------------------------------------------------------------------------------------------------- recipes
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_name_known_settings(path):
+    """Guards against: a shipped recipe that fails after it has loaded a model, or whose rows the tables do not know."""
+    recipe = run.read_recipe(path)
+    policy = type("Policy", (), {"rho": 0.5, "tau": 0.8})()
+    for one in run.runs_of(recipe.rows):
+        if one.row.pruner != "downsample":
+            one.settings(AvisSettings(**recipe.settings), policy)
+    shown = {"dev": {"VRS K=7"}, "garden": {"AVIS", "VRS K=5", "KDV rho=0.75", "AVIS, K permuted"}}
+    assert shown.get(recipe.name, set()) <= {row.name for row in recipe.rows}
+
+
+def test_recipes_are_there():
+    """Guards against: recipes that move, and a test above that passes on nothing."""
+    assert {path.stem for path in RECIPES} >= {"dev", "garden", "grid", "backbones", "quick"}
+
+
+def test_every_kdv_row_has_its_baselines():
+    """Guards against: a row that prunes without random pruning and smaller pictures beside it."""
+    rows = run.read_recipe(ROOT / "evaluation" / "recipes" / "garden.yaml").rows
+    told = {(row.rho, row.tau, row.rollouts, row.pruner) for row in rows}
+    for row in rows:
+        is_control = row.rollouts in ("permuted", "by_task", "oracle") or row.rho == "policy"
+        if row.pruner == "kdv" and (row.rho or row.tau) and not is_control:
+            for pruner in ("random", "downsample"):
+                assert (row.rho, row.tau, row.rollouts, pruner) in told, row.name
+
+
+def test_smaller_pictures_come_closest_to_the_number_of_tokens():
+    """Guards against: a baseline that is given more tokens than it needs be, or fewer."""
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    for grids, wanted in (([(1, 18, 14)], 63), ([(1, 16, 16)], 64), ([(6, 8, 9)], 108), ([(1, 12, 12)] * 2, 70)):
+
+        def tokens(pixels: int) -> int:
+            sides = [smart_resize(28 * h, 28 * w, 28, 784, pixels) for _, h, w in grids]
+            return sum(t * h * w // 784 for (t, _, _), (h, w) in zip(grids, sides, strict=True))
+
+        found = tokens(run.downsampled_pixels(grids, wanted))
+        assert abs(found - wanted) == min(abs(tokens(784 * area) - wanted) for area in range(1, 600))
+        assert abs(found - wanted) <= 0.15 * wanted
+
+
+# --------------------------------------------------------------------------------------------------------------- tasks
+
+
+def test_a_table_of_the_garden_asks_what_the_split_asks(tmp_path):
+    """Guards against: options, pictures or answers that are lost between a table of VLMEvalKit and the model."""
+    make("dev", tmp_path / "dev", limit=8, processes=1)
+    garden, seen = load_source("garden", "dev"), 0
+    for name in ("mcq", "vqa"):
+        path = tmp_path / "dev" / f"garden_dev_{name}.tsv"
+        table, rows = load_source(str(path), "dev"), path.read_text().splitlines()[1:]
+        for place, row in enumerate(rows):
+            found, wanted = table.ask(place, tmp_path), garden.ask(int(row.split("\t")[0]), tmp_path)
+            (picture, text), (other, question) = found.messages[0]["content"], wanted.messages[0]["content"]
+            assert text == question and found.options == wanted.options
+            assert np.array_equal(np.asarray(picture["image"]), np.asarray(other["image"].convert("RGB")))
+            for fact in ("task", "form", "truth", "medium"):
+                assert found.facts[fact] == wanted.facts[fact]
+            seen += 1
+    assert seen >= 5
+
+
+def test_lines_of_questions_with_answers(tmp_path):
+    """Guards against: paths that start from the wrong folder, and a line without an answer that counts as wrong."""
+    Image.new("RGB", (56, 56)).save(tmp_path / "a.png")
+    path = tmp_path / "mine.jsonl"
+    lines = [
+        {"image": "a.png", "prompt": "How many?", "answer": "3", "task": "count"},
+        {"image": "a.png", "prompt": "?"},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = load_source(str(path), "dev")
+    asked = source.ask(0, tmp_path)
+    assert asked.messages[-1]["content"][0] == {"type": "image", "image": str(tmp_path / "a.png")}
+    assert asked.facts["truth"] == "3" and asked.facts["task"] == "count" and len(source) == 2
+    with pytest.raises(ValueError, match="line 2"):
+        source.ask(1, tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------------- runs
+
+RECIPE = """
+settings: {max_new_tokens: 10}
+rows:
+  - {name: vanilla}
+  - {name: VRS K=3, rollouts: 3}
+  - {name: KDV rho=0.75, rho: 0.75}
+  - {name: random rho=0.75, rho: 0.75, pruner: random}
+  - {name: smaller rho=0.75, rho: 0.75, pruner: downsample}
+  - {name: AVIS, tau: policy, rollouts: policy}
+  - {name: AVIS smaller, tau: policy, rollouts: policy, pruner: downsample}
+"""
+ITEMS = 5  # the fifth is a clip
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory, bundled) -> Path:
+    """A folder with a recipe and a policy with random weights."""
+    folder, (model, _) = tmp_path_factory.mktemp("bench"), bundled
+    (folder / "small.yaml").write_text(RECIPE)
+    widths = model.config.vision_config.out_hidden_size, model.config.get_text_config().hidden_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        networks = {"visual": Network(widths[0]).eval(), "question": Network(*widths).eval()}
+    rules, weights = dict.fromkeys(networks, Rule((0.5,), (3, 5))), weights_sha256(model.name_or_path)
+    Checkpoint(*widths, "visual", 0.8, 0.6, weights, {}, networks, rules).save(folder / "policy.pt")
+    return folder
+
+
+def arguments(bench: Path, out: Path, *more: str) -> list[str]:
+    told = ["--recipe", bench / "small.yaml", "--policy-path", bench / "policy.pt", "--limit", ITEMS, "--out", out]
+    return [*map(str, told), "--model-path", str(ROOT / "models" / "garden-tiny"), *more]
+
+
+def records(path: Path) -> list[dict]:
+    """The items, without what is never the same twice."""
+    items = list(read(path).items)
+    for item in items:
+        for name in item["runs"]:
+            for record in item["runs"][name]:
+                del record["seconds"]
+    return items
+
+
+@pytest.fixture(scope="module")
+def whole(bench) -> Path:
+    """A run in one go, in this process."""
+    out = bench / "whole.jsonl.gz"
+    assert run.main(arguments(bench, out)) == 0
+    return out
+
+
+def test_records_are_what_answer_says(whole, bundled, tmp_path):
+    """Guards against: rollouts, tokens or costs that differ from those of `answer()` with the same settings."""
+    results, settings = read(whole), AvisSettings(max_new_tokens=10, early_stop=False)
+    model, processor = bundled
+    pruned = AvisSettings(max_new_tokens=10, early_stop=False, enable_kdv=True, kdv_ratio=0.75)
+    sampled = AvisSettings(max_new_tokens=10, early_stop=False, num_rollouts=3)
+    for name, one in (("vanilla", settings), ("KDV rho=0.75", pruned), ("VRS K=3", sampled)):
+        outcome, vanilla = results.outcome(name), results.outcome("vanilla")
+        for index in (0, ITEMS - 1):
+            asked = load_source("garden", "dev").ask(index, tmp_path)
+            said = answer(model, processor, asked.messages, one, index)
+            record = results.items[index]["runs"][outcome.row.run][0]
+            drawn = slice(0, 1) if one.num_rollouts == 1 else slice(1, 4)
+            assert record["answers"][drawn] == [rollout.answer for rollout in said.rollouts]
+            assert record["tokens"][drawn] == [rollout.tokens for rollout in said.rollouts]
+            assert record["kept"] == [part.kept for part in said.items]
+            assert (
+                outcome.decode[0, index] == said.flops["decode"] and outcome.prefill[0, index] == said.flops["prefill"]
+            )
+            if name == "vanilla":
+                assert vanilla.vision[0, index] == said.flops["vision"]
+    assert results.config["weights_sha256"] == said.weights_sha256 and results.config["versions"] == said.versions
+
+
+def test_live_avis_agrees_with_its_offline_vote(whole):
+    """Guards against: a policy row that no user would get, since it is put together from other rollouts."""
+    results = read(whole)
+    assert tables.disagreements(results) == []
+    for item in results.items:
+        assert item["policy"]["rollouts"] in (3, 5)
+        run_of, k = item["runs"]["tau=policy"][0], item["policy"]["rollouts"]
+        stop = stopping_length(run_of["answers"][1 : k + 1], run_of["tokens"][1 : k + 1])
+        assert item["policy"]["tokens"] == [min(n, stop) for n in run_of["tokens"][1 : k + 1]]
+    for item in results.items:
+        item["policy"]["right"] = 1 - item["policy"]["right"]
+    assert len(tables.disagreements(results)) == 1
+
+
+def test_smaller_pictures_are_recorded_with_what_they_leave_out(whole):
+    """Guards against: a baseline that is said to prune nothing, or is run on the full picture."""
+    for item in read(whole).items:
+        for name in ("rho=0.75", "tau=policy"):
+            small, kdv = item["runs"][f"{name} downsample"][0], item["runs"][name][0]
+            assert small["visual"] == kdv["visual"]
+            assert sum(small["kept"]) == pytest.approx(sum(kdv["kept"]), rel=0.15) and small["vision"] < kdv["vision"]
+
+
+def test_a_killed_run_goes_on(bench, whole):
+    """Guards against: items that are lost, doubled or torn when a run is killed, and workers that outlive it."""
+    out = bench / "killed.jsonl.gz"
+    journal = out.with_suffix("")
+    command = [sys.executable, "-m", "evaluation.run", *arguments(bench, out, "--processes", "2")]
+    with (bench / "stderr").open("wb") as told:
+        process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=told, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while not (journal.exists() and journal.read_bytes().count(b"\n") >= 2):
+        assert process.poll() is None and time.monotonic() < deadline, (bench / "stderr").read_text()
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)  # the program alone: its workers have to notice
+    process.wait()
+    while _group_lives(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    held = journal.read_bytes()
+    assert not out.exists() and 1 <= held.count(b"\n") - 1 < ITEMS
+    journal.write_bytes(held + b'{"source":"garden-dev","item":4,"ta')  # the power went in the middle of a line
+    assert run.main(arguments(bench, out)) == 0
+    assert not journal.exists()
+    assert records(out) == records(whole)
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_shards_give_the_same_records(bench, whole):
+    """Guards against: processes of `accelerate launch` that all do the same items, or leave some out."""
+    out = bench / "shards.jsonl.gz"
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command = [*launch, "-m", "evaluation.run", *arguments(bench, out)]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert records(out) == records(whole)
+
+
+def test_packing_gives_the_same_bytes_and_a_larger_limit_adds(bench, whole, tmp_path, monkeypatch):
+    """Guards against: results that change in the repository although nothing was measured, or are measured again."""
+    out = tmp_path / "again.jsonl.gz"
+    out.write_bytes(whole.read_bytes())
+    monkeypatch.setattr(run.Bench, "measure", lambda self, *_: pytest.fail("measured again"))
+    assert run.main(arguments(bench, out)) == 0
+    assert out.read_bytes() == whole.read_bytes() and not out.with_suffix("").exists()
+    asked = []
+
+    def measure(self, source: int, index: int) -> dict:
+        asked.append(index)
+        return {"source": "garden-dev", "item": index}
+
+    monkeypatch.setattr(run.Bench, "measure", measure)
+    assert run.main([*arguments(bench, out), "--limit", str(ITEMS + 2)]) == 0
+    assert asked == [ITEMS, ITEMS + 1]
+    assert [item["item"] for item in read(out).items] == list(range(ITEMS + 2))
+
+
+def test_what_fails_is_told_and_tried_again(bench, tmp_path, monkeypatch, capsys):
+    """Guards against: a picture that cannot be read and ends the run, or counts as a wrong answer."""
+    out, fails = tmp_path / "some.jsonl.gz", [True]
+
+    def measure(self, source: int, index: int) -> dict:
+        if fails and index == 1:
+            raise ValueError("cannot read it\nand more")
+        return {"source": "garden-dev", "item": index}
+
+    monkeypatch.setattr(run.Bench, "measure", measure)
+    assert run.main(arguments(bench, out)) == 1
+    assert not out.exists() and "garden-dev 1: cannot read it" in capsys.readouterr().err
+    fails.clear()
+    assert run.main(arguments(bench, out)) == 0
+    assert [item["item"] for item in read(out).items] == list(range(ITEMS))
+
+
+def test_two_writers_leave_one_line_an_item(tmp_path):
+    """Guards against: the same command started twice by mistake, which would count items twice."""
+    path, config = tmp_path / "a.jsonl.gz", {"seeds": [0]}
+    one, other = run.Journal(path, config, {}), run.Journal(path, config, {})
+    one.append({"source": "s", "item": 0})
+    other.append({"source": "s", "item": 0})
+    other.append({"source": "s", "item": 1})
+    assert not one.pack({("s", 0), ("s", 1), ("s", 2)})
+    one.append({"source": "s", "item": 2})
+    assert other.pack({("s", 0), ("s", 1), ("s", 2)}) and one.pack({("s", 0), ("s", 1), ("s", 2)})
+    lines = gzip.decompress(path.read_bytes()).splitlines()
+    assert [json.loads(line).get("item") for line in lines] == [None, 0, 1, 2]
+    with pytest.raises(OSError, match="packed"):
+        one.append({"source": "s", "item": 3})  # it would be lost
+
+
+def test_bad_input_is_one_line(bench, whole, tmp_path, capsys):
+    """Guards against: a traceback, or hours under another model's or recipe's name."""
+    other = tmp_path / "small.yaml"
+    other.write_text(RECIPE.replace("rollouts: 3", "rollouts: 5"))
+    nameless = tmp_path / "nameless.yaml"
+    nameless.write_text("rows: [{name: vanilla}, {rho: 0.5}]")
+    unknown = tmp_path / "unknown.yaml"
+    unknown.write_text("rows: [{name: vanilla}]\nsettings: {beams: 3}")
+    junk = tmp_path / "junk.jsonl.gz"
+    junk.write_bytes(gzip.compress(b"[1]\n"))
+    wrong = {
+        "another rows": [*arguments(bench, whole), "--recipe", str(other)],
+        "a row has a name": ["--recipe", str(nameless)],
+        "beams": ["--recipe", str(unknown)],
+        "No such file": ["--recipe", str(tmp_path / "none.yaml")],
+        "--limit must be": [*arguments(bench, whole), "--limit", "0"],
+        "tasks are garden": [*arguments(bench, whole), "--tasks", "mmmu"],
+        "split must be": [*arguments(bench, whole), "--split", "best"],
+        "ends with .jsonl.gz": [*arguments(bench, tmp_path / "a.json")],
+        "damaged": [*arguments(bench, junk)],
+        "not a policy": [*arguments(bench, tmp_path / "b.jsonl.gz"), "--policy-path", str(other)],
+    }
+    for words, argv in wrong.items():
+        assert run.main(argv) == 2, words
+        told = capsys.readouterr().err
+        assert words in told and told.startswith("error: ") and told.count("\n") == 1, told
+    assert not whole.with_suffix("").exists()  # a refused run leaves nothing behind
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+DEV_ROWS = [VANILLA, *({"name": f"VRS K={k}", "rollouts": k} for k in (3, 5, 7))]
+TEST_ROWS = [
+    *DEV_ROWS,
+    {"name": "KDV rho=0.75", "rho": 0.75},
+    {"name": "random rho=0.75", "rho": 0.75, "pruner": "random"},
+    {"name": "smaller rho=0.75", "rho": 0.75, "pruner": "downsample"},
+    AVIS,
+    {"name": "AVIS, K permuted", "tau": "policy", "rollouts": "permuted"},
+    {"name": "best K by task (dev)", "tau": "policy", "rollouts": "by_task"},
+]
+GRID_ROWS = [VANILLA, {"name": "rho=0", "rollouts": 9}, {"name": "rho=0.5", "rho": 0.5, "rollouts": 9}]
+MARKS = ["settings test", "paper1 test", "paper2 test", "controls test", "pruners test", "grid grid"]
+
+
+def measure(value: float) -> dict:
+    return {"value": value, "ci95": [value - 0.05, value + 0.05]}
+
+
+def repository(root: Path) -> Path:
+    """A folder with weights, a policy, results, and documents that show tables."""
+    (root / "models" / "garden-tiny").mkdir(parents=True)
+    (root / "models" / "garden-tiny" / "model.safetensors").write_bytes(b"weights")
+    (root / "policy_checkpoint.pt").write_bytes(b"policy")
+    results = root / "evaluation" / "results"
+    policy = {"sha256": hashlib.sha256(b"policy").hexdigest(), "tau": 0.8, "rho": 0.6}
+    save(made_up(DEV_ROWS, recipe="dev", seed=1), results / "dev.jsonl.gz")
+    save(made_up(TEST_ROWS, seeds=2, policy=policy), results / "test.jsonl.gz")
+    save(made_up(GRID_ROWS, recipe="grid"), results / "grid.jsonl.gz")
+    about = {"n": 9, "weights_sha256": hashlib.sha256(b"weights").hexdigest(), "command": "python -m policy.training"}
+    bins = [{"from": x, "to": x + 0.2, "n": 5, "p": x + 0.1, "right": measure(x + 0.15)} for x in (0.2, 0.4, 0.6)]
+    judged = {"all": {name: measure(0.6) for name in ("auc_item", "auc_rollout", "brier", "ece")}, "reliability": bins}
+    judged = {"n": 9, "predictors": {"visual": judged, "question": judged}, "ceiling": {"auc_item": measure(0.7)}}
+    fit = about | {"default": "visual", "default_chosen_on": "dev", "evaluation": {"dev": judged}}
+    (results / "policy-fit.json").write_text(json.dumps(fit))
+    point = {name: measure(0.4) for name in ("accuracy", "relative_llm", "mean_k", "minus_k_permuted")}
+    shapes = {
+        shape: {"edges": [0.4, 0.6], "num_rollouts": [1, 5, 1], "dev": point}
+        for shape in ("inverted U", "unconstrained", "constant")
+    }
+    gains = [
+        {"p": p, "from": p - 0.1, "to": p + 0.1, "n": 3, "gain": {str(k): measure(0.01 * k) for k in CHOICES[1:]}}
+        for p in (0.3, 0.5, 0.7)
+    ]
+    network = {"solutions": shapes, "gains": {"dev": gains}}
+    calibrate = about | {
+        "chosen_on": "dev",
+        "default": "visual",
+        "networks": {"visual": network},
+        "questions": {"dev": 9},
+    }
+    (results / "policy-calibrate.json").write_text(json.dumps(calibrate))
+    readme = "\n\n".join(f"<!-- table: {mark} -->\n<!-- end -->" for mark in MARKS)
+    (root / "README.md").write_text(f"# A title\n\n{readme}\n\nthe end\n")
+    marks = ["tasks dev", "goals dev", "predictors policy-fit", "rules policy-calibrate"]
+    card = "\n".join(f"<!-- table: {mark} -->\nold\n<!-- end -->" for mark in marks)
+    (root / "models" / "garden-tiny" / "MODEL_CARD.md").write_text(card)
+    return root
+
+
+def tables_main(root: Path, *flags: str) -> int:
+    return tables.main([*flags, "--root", str(root)])
+
+
+def test_tables_are_written_and_then_pass(tmp_path, capsys):
+    """Guards against: a check that never passes, or text around a table that is lost."""
+    root = repository(tmp_path)
+    assert tables_main(root, "--check") == 1
+    assert tables_main(root, "--write") == 0
+    capsys.readouterr()
+    assert tables_main(root, "--check") == 0 and capsys.readouterr().err == ""
+    text = (root / "README.md").read_text()
+    assert text.startswith("# A title\n") and text.endswith("\nthe end\n")
+    share = read(root / "evaluation/results/test.jsonl.gz").outcome("VRS K=5").accuracy()
+    assert f"| VRS K=5 | {tables.percent(share)} |" in text
+    assert "| best K by task (dev) |" in text  # chosen on the result dev
+    assert tables_main(root) == 0
+    printed = capsys.readouterr().out
+    for mark in (*MARKS, "tasks dev", "goals dev", "predictors policy-fit", "rules policy-calibrate"):
+        assert f"## {mark}\n" in printed
+
+
+def test_check_catches_a_changed_digit(tmp_path, capsys):
+    """Guards against: a number in the README that nobody measured."""
+    root = repository(tmp_path)
+    tables_main(root, "--write")
+    for path in (root / "README.md", root / "models" / "garden-tiny" / "MODEL_CARD.md"):
+        told = path.read_text()
+        place = told.index(" (", told.index("| vanilla |" if path.name == "README.md" else "| a |")) - 1
+        path.write_text(told[:place] + str((int(told[place]) + 1) % 10) + told[place + 1 :])
+        assert tables_main(root, "--check") == 1
+        assert f"{path.relative_to(root)} shows other numbers" in capsys.readouterr().err
+        path.write_text(told)
+    assert tables_main(root, "--check") == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("models/garden-tiny/model.safetensors", "other weights"),
+        ("policy_checkpoint.pt", "another policy"),
+        ("evaluation/results/policy-fit.json", "other weights"),
+    ],
+)
+def test_check_catches_what_is_not_shipped(tmp_path, capsys, file, words):
+    """Guards against: a retrained model or policy, with the old one's numbers."""
+    root = repository(tmp_path)
+    tables_main(root, "--write")
+    path = root / file
+    if path.suffix == ".json":
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"weights_sha256": "0" * 64}))
+    else:
+        path.write_bytes(b"new")
+    capsys.readouterr()
+    assert tables_main(root, "--check") == 1
+    assert words in capsys.readouterr().err
+
+
+def test_check_needs_something_to_check(tmp_path, capsys):
+    """Guards against: marks or results that go away, and a check that passes on nothing."""
+    root = repository(tmp_path)
+    for path in (root / "README.md", root / "models" / "garden-tiny" / "MODEL_CARD.md"):
+        path.write_text("no marks")
+    assert tables_main(root, "--check") == 1 and "no document shows a table" in capsys.readouterr().err
+    (root / "README.md").write_text("<!-- table: settings test -->\n")
+    assert tables_main(root, "--check") == 1 and "no end" in capsys.readouterr().err
+    (root / "README.md").write_text("<!-- table: settings nothing -->\n<!-- end -->")
+    assert tables_main(root, "--check") == 1 and "nothing" in capsys.readouterr().err
+    (root / "README.md").write_text("<!-- table: nonsense test -->\n<!-- end -->")
+    assert tables_main(root, "--write") == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_differences_of_a_family_are_corrected_together():
+    """Guards against: a table of comparisons whose p-values are those of one comparison each."""
+    results = made_up([VANILLA, AVIS, {"name": "KDV rho=0.75", "rho": 0.75}, {"name": "KDV rho=0.6", "rho": 0.6}])
+    avis = results.outcome("AVIS")
+    others = ["vanilla", "KDV rho=0.6", "KDV rho=0.75"]
+    p_values = holm([difference(avis, results.outcome(name)).p for name in others])
+    lines = tables.paper2(results)[2:]
+    assert [line[0] for line in lines] == others
+    assert [line[-1] for line in lines] == [f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in p_values]
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+
+
+def test_figures_are_drawn_from_results(tmp_path, bench, monkeypatch, capsys):
+    """Guards against: a figure that fails on committed results, or comes out empty."""
+    root = repository(tmp_path)
+    monkeypatch.setattr(figures, "POLICY", bench / "policy.pt")
+    told = ["--results", str(root / "evaluation" / "results"), "--out", str(tmp_path / "assets")]
+    assert figures.main(told) == 0 and capsys.readouterr().err == ""
+    for name in figures.FIGURES:
+        pixels = np.asarray(Image.open(tmp_path / "assets" / f"{name}.png").convert("L"))
+        assert min(pixels.shape) > 300 and 0.005 < (pixels < 200).mean() < 0.95, name
+    assert sorted(path.stem for path in (tmp_path / "assets").iterdir()) == sorted(figures.FIGURES)
+    first = (tmp_path / "assets" / "teaser.png").read_bytes()
+    assert figures.main(["teaser", *told]) == 0
+    assert (tmp_path / "assets" / "teaser.png").read_bytes() == first
+
+
+def test_figures_without_data_are_left_out(tmp_path, monkeypatch, capsys):
+    """Guards against: an old picture that is drawn from nothing, or one missing result that stops all figures."""
+    monkeypatch.setattr(figures, "POLICY", tmp_path / "none.pt")
+    (tmp_path / "results").mkdir()
+    assert figures.main(["--results", str(tmp_path / "results"), "--out", str(tmp_path / "assets")]) == 0
+    assert [path.name for path in (tmp_path / "assets").iterdir()] == ["architecture.png"]
+    assert capsys.readouterr().err.count(": left out, ") == len(figures.FIGURES) - 1
+    assert figures.main(["nonsense"]) == 2
