@@ -1,0 +1,118 @@
+"""Qwen2.5-VL in four sizes with random weights, and prompts for it made by hand: what the speed of anything hangs on.
+
+    model = build("mid", "cpu")
+    inputs = prompt(model.config, visual_tokens=1024, device="cpu")      # for model.prefill and model.generate
+
+The configurations of `3b` and `7b` are those published with Qwen2.5-VL-3B-Instruct and Qwen2.5-VL-7B-Instruct. `mid` is
+the 7B with every depth, width and number of heads divided by 4, heads of the same width, and a vocabulary of 32,768:
+174 million parameters, for CPUs. `tiny` is for tests.
+"""
+
+import math
+
+import torch
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+GEOMETRIES = ("tiny", "mid", "3b", "7b")
+TEXT_TOKENS = 64  # of a prompt: a short question with its instruction
+
+# hidden, intermediate, layers, heads, key heads, vocabulary, tied
+_TEXT = {
+    "tiny": (64, 176, 3, 4, 2, 512, False),
+    "mid": (896, 4736, 7, 7, 1, 32768, False),
+    "3b": (2048, 11008, 36, 16, 2, 151936, True),
+    "7b": (3584, 18944, 28, 28, 4, 152064, False),
+}
+# hidden, intermediate, depth, heads, blocks with full attention
+_VISION = {
+    "tiny": (64, 96, 4, 4, [1, 3]),
+    "mid": (320, 855, 8, 4, [7]),
+    "3b": (1280, 3420, 32, 16, [7, 15, 23, 31]),
+    "7b": (1280, 3420, 32, 16, [7, 15, 23, 31]),
+}
+
+
+def build_config(geometry: str) -> Qwen2_5_VLConfig:
+    """The configuration of a geometry; its last five token ids are the special ones where they are not published."""
+    hidden, intermediate, layers, heads, key_heads, vocabulary, tied = _TEXT[geometry]
+    width, vision_intermediate, depth, vision_heads, full = _VISION[geometry]
+    pairs = hidden // heads // 2  # of a head's width, in the published shares 16 : 24 : 24 of time, height and width
+    special = 151652 if vocabulary > 151652 else vocabulary - 5
+    return Qwen2_5_VLConfig(
+        text_config={
+            "hidden_size": hidden,
+            "intermediate_size": intermediate,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": key_heads,
+            "vocab_size": vocabulary,
+            "max_position_embeddings": 128000,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1e6,
+            "rope_scaling": {"type": "mrope", "mrope_section": [pairs // 4, 3 * pairs // 8, 3 * pairs // 8]},
+            "use_sliding_window": False,
+            "tie_word_embeddings": tied,
+        },
+        vision_config={
+            "hidden_size": width,
+            "intermediate_size": vision_intermediate,
+            "depth": depth,
+            "num_heads": vision_heads,
+            "fullatt_block_indexes": full,
+            "out_hidden_size": hidden,
+            "window_size": 112,
+            "patch_size": 14,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+            "tokens_per_second": 2,
+        },
+        vision_start_token_id=special,
+        vision_end_token_id=special + 1,
+        image_token_id=special + 3,
+        video_token_id=special + 4,
+        tie_word_embeddings=tied,
+    )
+
+
+def build(geometry: str, device: str, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
+    """A model with random weights, made on its device: float32 on the CPU, bfloat16 elsewhere; it never ends by itself.
+
+    Attention is what `policy.answer.load` would choose.
+    """
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    config = build_config(geometry)
+    torch.manual_seed(seed)
+    with torch.device(device):
+        model = Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation="sdpa")
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = 0
+    return model.eval()
+
+
+def grid_of(visual_tokens: int) -> tuple[int, int]:
+    """Rows and columns of merged tokens of the picture nearest to a square, at most twice as wide as high.
+
+    Raises ValueError when there is none, as for prime numbers.
+    """
+    for rows in range(math.isqrt(max(visual_tokens, 0)), 0, -1):
+        if visual_tokens % rows == 0 and visual_tokens <= 2 * rows**2:
+            return rows, visual_tokens // rows
+    raise ValueError(f"no picture of {visual_tokens} visual tokens has sides of at most 2 : 1, take another number")
+
+
+def prompt(config: Qwen2_5_VLConfig, visual_tokens: int, device: str, seed: int = 0) -> dict[str, torch.Tensor]:
+    """A picture of `visual_tokens` merged tokens and a question of `TEXT_TOKENS` tokens, as a processor gives them."""
+    rows, columns = grid_of(visual_tokens)
+    vision = config.vision_config
+    merge = vision.spatial_merge_size
+    generator = torch.Generator().manual_seed(seed)
+    text = torch.randint(config.vision_start_token_id, (TEXT_TOKENS,), generator=generator).tolist()
+    picture = [config.vision_start_token_id, *[config.image_token_id] * visual_tokens, config.vision_end_token_id]
+    ids = torch.tensor([[*text[: TEXT_TOKENS // 4], *picture, *text[TEXT_TOKENS // 4 :]]])
+    values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    return {
+        "input_ids": ids.to(device),
+        "attention_mask": torch.ones_like(ids).to(device),
+        "pixel_values": torch.randn(visual_tokens * merge**2, values, generator=generator).to(device),
+        "image_grid_thw": torch.tensor([[1, rows * merge, columns * merge]]).to(device),
+    }

@@ -1,0 +1,279 @@
+"""The speed benchmark and its cost model: on the tiny geometry, on hand-made numbers, and the real ones' shapes."""
+
+import copy
+import json
+import sys
+
+import pytest
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_5_vl import flops
+
+from evaluation import geometry, speed
+
+SWEEP = ["--geometry", "tiny", "--visual-tokens", "6,16", "--rho", "0,0.75", "--rollouts", "1,5"]
+SWEEP += ["--new-tokens", "3", "--rounds", "2", "--pairs", "2"]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """A small sweep, through the command itself: the document's path."""
+    path = tmp_path_factory.mktemp("speed") / "tiny.json"
+    assert speed.main([*SWEEP, "--out", str(path)]) == 0
+    return path
+
+
+# --- shapes
+
+
+@pytest.mark.parametrize("name, published", [("3b", 3_754_622_976), ("7b", 8_292_166_656)])
+def test_published_geometries_have_the_published_parameters(name, published):
+    """Guards against: a depth, width, head or vocabulary that is not that of the published model, or weights that are
+    tied in one of the two and not in the other (the totals are those of the published weight files)."""
+    with torch.device("meta"):
+        model = Qwen2_5_VLForConditionalGeneration._from_config(geometry.build_config(name))
+    assert sum(weight.numel() for weight in model.parameters()) == published
+
+
+def test_mid_has_the_ratios_of_7b():
+    """Guards against: a `mid` whose vision tower, heads or depth weigh otherwise than the real model's."""
+    mid, real = (geometry.build_config(name) for name in ("mid", "7b"))
+    for part, names in {
+        "text_config": ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"],
+        "vision_config": ["hidden_size", "intermediate_size", "depth", "num_heads", "out_hidden_size"],
+    }.items():
+        for name in [*names, *(["num_key_value_heads"] if part == "text_config" else [])]:
+            assert 4 * getattr(getattr(mid, part), name) == getattr(getattr(real, part), name), name
+    assert len(real.vision_config.fullatt_block_indexes) == 4 * len(mid.vision_config.fullatt_block_indexes)
+
+
+@pytest.mark.parametrize("n, sides", [(1024, (32, 32)), (6, (2, 3)), (2, (1, 2)), (16384, (128, 128))])
+def test_pictures_have_the_tokens_asked_for(n, sides):
+    """Guards against: a prompt with another number of visual tokens than the report says."""
+    assert geometry.grid_of(n) == sides
+    if n < 100:
+        inputs = geometry.prompt(geometry.build_config("tiny"), n, "cpu")
+        image = geometry.build_config("tiny").image_token_id
+        assert int((inputs["input_ids"] == image).sum()) == n == len(inputs["pixel_values"]) // 4
+        assert inputs["input_ids"].shape[1] == n + geometry.TEXT_TOKENS + 2
+
+
+def test_rho_is_the_fraction_pruned():
+    """Guards against: rho taken for the fraction that stays, in the model's call or in the cost model."""
+    model = geometry.build("tiny", "cpu")
+    inputs = geometry.prompt(model.config, 16, "cpu")
+    for rho, kept in {0.0: 16, 0.75: 4, 0.9: 1}.items():
+        assert model.prefill(**inputs, **speed.kdv_of(rho)).kept_length == geometry.TEXT_TOKENS + 2 + kept
+        assert speed.kept_length(16, rho) == geometry.TEXT_TOKENS + 2 + kept
+
+
+# --- counting and the cost model
+
+
+def test_work_counts_operators_and_their_bytes():
+    """Guards against: bytes of matrix products or views counted as traffic, in-place results counted twice, expanded
+    tensors counted as if they were stored."""
+    x, y = torch.zeros(10, 10), torch.zeros(10)
+
+    assert speed.counted(lambda: x @ x) == {"calls": 1, "bytes": 0}
+    assert speed.counted(lambda: x.t()[2:]) == {"calls": 0, "bytes": 0}
+    assert speed.counted(lambda: x + y) == {"calls": 1, "bytes": 400 + 40 + 400}
+    assert speed.counted(lambda: x.add_(y)) == {"calls": 1, "bytes": 400 + 40}
+    assert speed.counted(lambda: y.expand(10, 10) * 2) == {"calls": 1, "bytes": 40 + 400}
+    table = torch.nn.Embedding(1000, 10).weight.detach()
+    assert speed.counted(lambda: torch.nn.functional.embedding(torch.tensor([3]), table))["bytes"] == 8 + 2 * 40
+
+
+@pytest.mark.parametrize("grid", [(1, 16, 16), (1, 10, 14), (3, 8, 8)])
+def test_attention_and_matrices_make_the_towers_flops(grid):
+    """Guards against: windows' attention priced as full attention or the other way round. By hand: the tiny tower has
+    width 64, two blocks of each kind, windows of 8 x 8 patches."""
+    config = geometry.build_config("tiny").vision_config
+    t, h, w = grid
+    full, windows = speed.attention_flops(config, grid)
+    assert full == 2 * 4 * 64 * t * (h * w) ** 2
+    parts = [min(8, h - top) * min(8, w - left) for top in range(0, h, 8) for left in range(0, w, 8)]
+    assert windows == 2 * 4 * 64 * t * sum(part**2 for part in parts)
+
+
+def test_tasks_are_the_closed_forms():
+    """Guards against: stages that do not sum to the FLOPs of `flops.cost`, bytes without a part of the cache, a step
+    that is not the mean step. By hand: 3 layers, 2 key heads of width 16, so a token takes 2 * 3 * 2 * 16 floats."""
+    config, n, k, new = geometry.build_config("tiny"), 16, 5, 9
+    counts = {name: {"calls": 7, "bytes": 11} for name in ("vision", "prefill", "decode_step")}
+    work = speed.tasks(config, {"vision": 1000, "language": 2000, "element": 4}, counts, n, 0.75, k, new)
+    kept = geometry.TEXT_TOKENS + 2 + 4
+    spent = flops.cost(config, [(1, 8, 8)], geometry.TEXT_TOKENS + 2 + n, kept, [new] * k)
+    assert (work["vision"].flops, work["prefill"].flops) == (spent.vision, spent.prefill)
+    assert work["decode_step"].flops == pytest.approx(spent.decode / (new - 1), abs=2)
+    cache = 2 * 3 * 2 * 16 * 4
+    assert work["prefill"].bytes == 2000 + kept * cache
+    assert work["decode_step"].bytes == 2000 + cache * (kept + k * 4.5)  # 1 to 8 tokens of its own, 4.5 on average
+
+
+RATES = {
+    "copy": 100.0,
+    "best_matrix": 1000.0,
+    "matrix": {"language": {"5": 10.0, "512": 1000.0}, "vision": {"64": 500.0}},
+    "attention": {"language": {"70": 20.0}, "vision": {"64": 40.0}, "windows": 80.0},
+    "elementwise": {"language": {"5": 50.0, "70": 25.0}, "vision": {"64": 5.0}},
+    "call": 0.5,
+    "sort": {"1": 1.0, "5": 3.0},
+    "language_bytes": 2000,
+}
+
+
+def test_predictions_by_hand():
+    """Guards against: a rate of another number of rows or another part of the model, a part of the time left out, and a
+    GPU that waits for its own start although it is busy."""
+    vision = speed.Task("vision", 1000, 64, ((80, "vision", 64), (160, "windows", 0)), 1, calls=4, traffic=10)
+    assert speed.predicted(vision, RATES, "cpu") == {
+        "matrices": 2.0, "attention": 4.0, "elementwise": 2.0, "sort": 0.0, "starts": 2.0, "total": 10.0
+    }  # fmt: skip
+    assert speed.predicted(vision, RATES, "cuda")["total"] == 8.0
+    step = speed.Task("language", 50, 5, ((500, "decode", 70),), 2300, calls=100, traffic=100, sorts=5)
+    # attention: 500 FLOPs at 1000 a second are less than the 300 bytes of cache at 100 a second
+    assert speed.predicted(step, RATES, "cpu")["total"] == 5 + 3 + 2 + 3 + 50
+    assert speed.predicted(step, RATES, "cuda")["total"] == 50
+    long_prompt = speed.Task("language", 3000, 70, ((40, "language", 70),), 2000, calls=0, traffic=0)
+    with pytest.raises(KeyError):
+        speed.predicted(long_prompt, RATES, "cpu")  # a rate that was not measured is not made up
+
+
+def test_floor_by_hand():
+    """Guards against: a floor that adds FLOPs and bytes, or takes the shorter of the two."""
+    assert speed.floor_seconds(speed.Task("language", 3000, 1, ((1000, "decode", 9),), 100, 0, 0), RATES) == 4.0
+    assert speed.floor_seconds(speed.Task("language", 3000, 1, ((1000, "decode", 9),), 900, 0, 0), RATES) == 9.0
+
+
+def test_internet_scale_by_hand():
+    """Guards against: K or rho that does not reach the estimate, and an estimate that hides that it is one."""
+    machine = speed.Machine("one GPU", 1e15, 1e12, 100 * 10**9)
+    settings = {"vanilla": (0.0, {1: 1.0}), "five": (0.0, {5: 1.0}), "pruned": (0.75, {1: 0.5, 5: 0.5})}
+    found = speed.internet_scale("7b", machine, settings, n=1024, new_tokens=101)
+    vanilla, five, pruned = found["rows"]
+    assert found["estimate"] is True and found["assumptions"]
+    text = geometry.build_config("7b").text_config
+    assert vanilla["seconds"]["prefill"] == flops.prefill_flops(text, 1090) / 1e15
+    # 100 passes; 16.58 GB of weights shared by all that fit beside them; 57,344 bytes of cache a token
+    batch = int((90e9 - 2 * 8_292_166_656) // (57344 * (1090 + 101)))
+    read = 100 * (2 * 8_292_166_656 / batch + 57344 * (1090 + 50.5)) / 1e12
+    assert vanilla["batch"] == batch
+    assert vanilla["seconds"]["decode"] == pytest.approx(max(read, flops.decode_flops(text, 1090, 101) / 1e15))
+    assert vanilla["gpus"] == pytest.approx(sum(vanilla["seconds"].values()) * 1e6 / 3600)
+    assert five["seconds"]["decode"] > vanilla["seconds"]["decode"] and pruned["mean_k"] == 3
+    assert pruned["seconds"]["vision"] == vanilla["seconds"]["vision"]
+
+
+def test_mixed_k_has_its_shares():
+    """Guards against: a row of the latency table whose mean K is not the mix's, or that changes from run to run."""
+    given = speed.spread_mix({1: 0.5, 3: 0.2, 5: 0.2, 7: 0.1}, 100, seed=0)
+    assert [given.count(k) for k in (1, 3, 5, 7)] == [50, 20, 20, 10]
+    assert given == speed.spread_mix({1: 0.5, 3: 0.2, 5: 0.2, 7: 0.1}, 100, seed=0) != sorted(given)
+    assert sorted(speed.spread_mix({1: 0.5, 7: 0.5}, 3, seed=1)) in ([1, 1, 7], [1, 7, 7])
+
+
+# --- the command
+
+
+def test_document(sweep):
+    """Guards against: a point of the sweep that is missing, stages that are missing from it, ratios that are not of the
+    same round, and a document that is not JSON for others (NaN)."""
+    text = sweep.read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    document = json.loads(text)
+    points = {(p["visual_tokens"], p["rho"], p["k"]): p for p in document["points"]}
+    assert set(points) == {(n, rho, k) for n in (6, 16) for rho in (0.0, 0.75) for k in (1, 5)}
+    for point in points.values():
+        for stage in ("vision", "prefill", "decode_step", "whole"):
+            assert point[stage]["n"] == 2 and 0 < point[stage]["least"] <= point[stage]["most"]
+            assert point["floor"][stage] > 0 and point["predicted"][stage]["total"] > 0
+            predicted = point["predicted"][stage]["total"]
+            assert point["error"][stage] == pytest.approx(predicted / point[stage]["median"] - 1)
+        assert point["kept"] == speed.kept_length(point["visual_tokens"], point["rho"])
+        assert point["cache_bytes"] > 0
+        assert sys.platform != "linux" or min(point["peak_bytes"].values()) > 10 * 2**20
+    assert points[16, 0.0, 1]["faster_than_vanilla"] == {"median": 1.0, "least": 1.0, "most": 1.0, "n": 2}
+    assert all(stage["scoring"]["least"] > 0 for stage in document["stages"] if stage["rho"])
+    assert not any("scoring" in stage for stage in document["stages"] if not stage["rho"])
+    assert [row["setting"] for row in document["latency"]["rows"]] == list(speed.PAPER_RATIOS)
+    assert document["goals"] and document["internet_scale"]["estimate"] is True
+    lines = [json.loads(line) for line in sweep.with_suffix(".jsonl").read_text().splitlines()]
+    assert json.loads(json.dumps(speed.summarise(lines))) == document
+    rounds = [line for line in lines if line["kind"] == "round" and line["visual_tokens"] == 16]
+    ratios = []
+    for line in rounds:
+        own = line["engine"][1]
+        own = own["vision"] + own["prefill"] + own["rollouts"][1]["seconds"]
+        ratios.append(line["upstream"][1]["seconds"] / own)
+    assert points[16, 0.75, 5]["faster_than_upstream"]["median"] == pytest.approx(sum(ratios) / 2)
+
+
+def test_a_stopped_sweep_goes_on(sweep, tmp_path, capsys):
+    """Guards against: a killed sweep that begins anew, measures a round twice, or trips over a cut-off line."""
+    whole = sweep.with_suffix(".jsonl").read_text().splitlines(keepends=True)
+    rounds = [i for i, line in enumerate(whole) if '"kind": "round"' in line]
+    path = tmp_path / "tiny.json"
+    held = whole[: rounds[2] + 1]
+    path.with_suffix(".jsonl").write_text("".join(held) + whole[rounds[3]][:40])
+    assert speed.main([*SWEEP, "--out", str(path)]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(path.read_text())
+    lines = path.with_suffix(".jsonl").read_text().splitlines(keepends=True)
+    assert lines[: len(held)] == held
+    added = [line for line in map(json.loads, lines[len(held) :]) if line["kind"] != "rates"]
+    again = [(line["kind"], line.get("visual_tokens"), line.get("round", line.get("index"))) for line in added]
+    assert again == [("round", 16, 1), ("pair", None, 0), ("pair", None, 1)]
+
+
+def test_another_sweep_is_not_continued(sweep, capsys):
+    """Guards against: one document made of measurements with different settings."""
+    before = sweep.read_bytes()
+    assert speed.main([*SWEEP[:-6], "--new-tokens", "4", "--out", str(sweep)]) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: ")
+    assert sweep.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--visual-tokens", "7"], ["--rho", "1.5"], ["--rho", "x"], ["--rollouts", "0"], ["--new-tokens", "1"]]
+    + [["--k-mix", "1:0.5"], ["--rounds", "0"]]
+    + ([] if torch.cuda.is_available() else [["--device", "cuda"]]),
+)
+def test_bad_input_is_refused_in_one_line(arguments, capsys):
+    """Guards against: a traceback, or minutes of measuring before a slip is told."""
+    try:
+        status = speed.main(["--geometry", "tiny", *arguments])
+    except SystemExit as exit:
+        status = exit.code
+    assert status == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and "error: " in error.splitlines()[-1]
+
+
+def test_goals_are_judged_by_their_bounds(sweep):
+    """Guards against: a goal that is called reached whatever was measured."""
+    document = json.loads(sweep.read_text())
+    for bound, reached in ((0.24, True), (-0.26, False)):
+        changed = copy.deepcopy(document)
+        for point in changed["points"]:
+            point["error"] = dict.fromkeys(point["error"], bound)
+        goal = [goal for goal in speed.goals(changed) if goal["goal"] == "largest error of the cost model"]
+        assert [g["reached"] for g in goal] == [reached]
+
+
+def test_figures(sweep, tmp_path):
+    """Guards against: a figure that can no longer be drawn from the document, or that is empty."""
+    pytest.importorskip("matplotlib")
+    from PIL import Image
+
+    from evaluation import speed_plots
+
+    assert speed_plots.main([str(sweep), "--folder", str(tmp_path)]) == 0
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == [f"speed_tiny_{name}.png" for name in ("rho", "rollouts", "roofline", "tokens")]
+    for name in files:
+        with Image.open(tmp_path / name) as picture:
+            assert picture.convert("L").getextrema() == (0, 255)
+    empty = tmp_path / "empty.json"
+    empty.write_text("{}")
+    assert speed_plots.main([str(empty), "--folder", str(tmp_path)]) == 2
