@@ -1,0 +1,285 @@
+"""Every command in README, CONTRIBUTING and the model card: run with its smallest arguments, or, where that would need
+a download, a GPU or hours, parsed by its own program. And what else the documents at the root promise.
+
+`PROGRAMS` has a line for every program that a document may name; a command of any other program fails.
+"""
+
+import argparse
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "models/garden-tiny/MODEL_CARD.md")
+PYTHON = {"python", "python3", ".venv/bin/python"}
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command as a document has it. `program`: a module, or a file of the repository."""
+
+    document: str
+    words: tuple[str, ...]
+
+    @property
+    def program(self) -> str:
+        words = self.words
+        if words[0] in PYTHON:
+            return words[2] if words[1] == "-m" else words[1]
+        return " ".join(words[:2]) if words[0] in ("bash", "git", "pip") else words[0]
+
+    @property
+    def arguments(self) -> list[str]:
+        """What follows the program."""
+        if self.words[0] in PYTHON:
+            return list(self.words[3 if self.words[1] == "-m" else 2 :])
+        return list(self.words[2:])
+
+
+def commands_in(text: str, document: str = "") -> list[Command]:
+    """The commands of a document: every line of its fenced blocks of bash, and every inline `python ..` of its text."""
+    found = []
+    blocks = re.findall(r"^[ ]*```(?:bash|sh|shell|console)\n(.*?)^[ ]*```", text, re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^[ ]*```.*?^[ ]*```", "", text, flags=re.MULTILINE | re.DOTALL)
+    # Some word has to follow the program: a mere `demo.py` in the text is a file's name.
+    inline = re.findall(r"`((?:\.venv/bin/)?python3? [^`]+|bash [^`]+|git [^`]+|pip [^`]+)`", prose)
+    for line in [*"\n".join(blocks).replace("\\\n", " ").splitlines(), *(" ".join(one.split()) for one in inline)]:
+        parser = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars="&|;<>")
+        parser.whitespace_split, parser.commenters = True, "#"
+        words: list[str] = []
+        for word in [*parser, "&&"]:
+            if set(word) <= set("&|;"):
+                if words:
+                    found.append(Command(document, tuple(words)))
+                words = []
+            elif "=" not in word or words:  # a variable set for the command is not its program
+                words.append(word)
+    return found
+
+
+COMMANDS = list(dict.fromkeys(c for name in DOCUMENTS for c in commands_in((ROOT / name).read_text(), name)))
+
+
+class Parsed(BaseException):
+    """Raised where a program has understood its arguments, so that it does not begin its work."""
+
+
+def parse(command: Command, monkeypatch) -> None:
+    """Have the command's own program parse its arguments. Fails on those that it refuses, and when it has no parser."""
+    real = argparse.ArgumentParser.parse_known_args
+
+    def parse_args(self, args=None, namespace=None):
+        _, unknown = real(self, args, namespace)
+        if unknown:
+            self.error(f"unknown: {unknown}")
+        raise Parsed
+
+    def parse_known_args(self, args=None, namespace=None):  # of a program that passes the others on
+        real(self, args, namespace)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_known_args)
+    monkeypatch.setattr(sys, "argv", [command.program, *command.arguments])
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(Parsed):
+        if command.words[1] == "-m":
+            runpy.run_module(command.program, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(str(ROOT / command.program), run_name="__main__")
+
+
+def passes(*words: str, timeout: int = 900) -> None:
+    """Run a program from the root; it has to end with 0."""
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
+def replaced(arguments: list[str], **values: object) -> list[str]:
+    """The arguments with other values for these flags, of which one that is missing is put at the end."""
+    arguments = list(arguments)
+    for name, value in values.items():
+        flag = "--" + name.replace("_", "-")
+        if flag in arguments:
+            start = arguments.index(flag)
+            end = start + 1
+            while end < len(arguments) and not arguments[end].startswith("--"):
+                end += 1
+            arguments[start:end] = []
+        arguments += [flag, *map(str, value if isinstance(value, list) else [value])]
+    return arguments
+
+
+def module(command: Command, **values: object) -> None:
+    passes(sys.executable, "-m", command.program, *replaced(command.arguments, **values))
+
+
+# ---- Each program with its smallest arguments. `tmp` is an empty folder.
+
+
+def demo(command: Command, tmp: Path) -> None:
+    """The bundled model and picture in place of the reader's, few tokens, and nothing written outside `tmp`."""
+    arguments = [{"photo.jpg": "example.jpg"}.get(word, word) for word in command.arguments]
+    small: dict[str, object] = {"max_new_tokens": 8, "device": "cpu"}
+    if "--model-path" in arguments:
+        small["model_path"] = "models/garden-tiny"
+    if "--save-kept" in arguments:
+        small["save_kept"] = tmp / "kept.png"
+    if "--input" in arguments:
+        questions = tmp / "questions.jsonl"
+        shutil.copy(ROOT / "example.jpg", tmp)
+        questions.write_text('{"image": "example.jpg", "prompt": "How many?"}\n')
+        small |= {"input": questions, "output": tmp / "answers.jsonl"}
+    passes(sys.executable, "demo.py", *replaced(arguments, **small))
+
+
+def pytest_flags(command: Command, tmp: Path) -> None:
+    passes(sys.executable, "-m", "pytest", "--markers", *command.arguments)
+    for path in (word for word in command.arguments if word.startswith("tests/")):
+        assert (ROOT / path).is_file()
+
+
+def ruff(command: Command, tmp: Path) -> None:
+    known = ("check", "format")
+    assert command.arguments[0] in known and "pyproject.toml" in command.arguments
+    paths = [word for word in command.arguments[1:] if not word.startswith("--") and word != "pyproject.toml"]
+    assert paths and all((ROOT / path).exists() for path in paths)
+    passes(sys.executable, "-m", "ruff", *command.arguments[: -len(paths)], "tests/test_documents.py")
+
+
+def setup(command: Command, tmp: Path) -> None:
+    """CI has just run it; here its arguments are looked at, and its syntax."""
+    assert command.arguments in ([], ["--current-env"])
+    passes("bash", "-n", "setup.sh")
+
+
+def git_in_fork(command: Command, tmp: Path) -> None:
+    """In a clone, so that nothing is committed here; with a change, since git refuses to commit none."""
+    assert command.words[:3] == ("git", "-C", "transformers")
+    fork = tmp / "transformers"
+    passes("git", "clone", "-q", "--no-checkout", "--shared", str(ROOT / "transformers"), str(fork))
+    passes("git", "-C", str(fork), "reset", "-q", "--mixed")
+    who = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    passes("git", *who, "-C", str(fork), *command.words[3:], "-q", "-m", "all files removed")
+
+
+TINY_SPEED = {"geometry": "tiny", "device": "cpu", "visual_tokens": 64, "rho": 0, "rollouts": 1, "rounds": 1}
+TINY_SPEED |= {"new_tokens": 4, "pairs": 0}
+
+# A program's way to be run, whether that takes long, and None where its arguments are only parsed.
+PROGRAMS: dict[str, tuple[Callable[[Command, Path], None] | None, bool]] = {
+    ".venv/bin/pip": (None, False),  # a download of gigabytes
+    "bash setup.sh": (setup, False),
+    "demo.py": (demo, True),
+    "evaluation.adapters.vlmevalkit": (None, False),  # needs VLMEvalKit; run in test_adapters.py
+    "evaluation.figures": (lambda c, tmp: module(c, out=tmp), True),
+    "evaluation.run": (lambda c, tmp: module(c, limit=1, processes=1, out=tmp / "r.jsonl.gz"), True),
+    "evaluation.speed": (lambda c, tmp: module(c, **TINY_SPEED, out=tmp / "speed.json"), True),
+    "evaluation.tables": (None, False),  # reads everything that is committed; run in test_evaluation.py
+    "garden.make": (lambda c, tmp: module(c, limit=1, processes=1, out=tmp / "split"), False),
+    "garden.sheet": (lambda c, tmp: module(c, out=tmp / "sheet.png"), True),
+    "garden.train": (None, False),  # minutes at least; run in test_garden.py
+    "git -C": (git_in_fork, True),
+    "grep": (None, False),
+    "lmms_eval": (None, False),  # needs lmms-eval; run in test_adapters.py where it is installed
+    "policy.training": (None, False),  # rollouts by the hundred; run in test_policy_training.py
+    "policy.training.calibrate": (None, False),
+    "policy.training.collect": (None, False),
+    "policy.training.fit": (None, False),
+    "policy.training.tau": (None, False),
+    "pytest": (pytest_flags, True),
+    "ruff": (ruff, False),
+    "transformers/fork/materialise.py": (None, False),  # changes the tree; run in test_materialise.py
+}
+NO_PARSER = {".venv/bin/pip", "bash setup.sh", "git -C", "grep", "lmms_eval", "pytest", "ruff"}
+
+
+def shown(command: Command) -> str:
+    return " ".join(command.words)[:70]
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("command", COMMANDS, ids=shown)
+def test_every_command_is_of_a_known_program_and_parses(command, monkeypatch):
+    """Guards against: a documented flag that was renamed, and a program that no one runs before it is documented."""
+    assert command.program in PROGRAMS, f"{command.document}: no line in PROGRAMS for {shlex.join(command.words)}"
+    if command.program not in NO_PARSER:
+        parse(command, monkeypatch)
+
+
+def runs(slow: bool) -> list[Command]:
+    return [c for c in COMMANDS if (known := PROGRAMS.get(c.program)) and known[0] and known[1] is slow]
+
+
+@pytest.mark.parametrize("command", runs(slow=False), ids=shown)
+def test_quick_commands_run(command, tmp_path):
+    """Guards against: a documented command that its program understands and then fails on."""
+    PROGRAMS[command.program][0](command, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", runs(slow=True), ids=shown)
+def test_slow_commands_run(command, tmp_path):
+    """Guards against: the same, where it takes longer."""
+    PROGRAMS[command.program][0](command, tmp_path)
+
+
+def test_commands_are_found():
+    """Guards against: a document whose commands are not seen, so that every test above passes on nothing."""
+    assert {command.document for command in COMMANDS} == set(DOCUMENTS)
+    assert {"demo.py", "bash setup.sh", "pytest", "garden.make", "garden.train"} <= {c.program for c in COMMANDS}
+    text = (
+        "Text `python -m a.b --c 1` and `demo.py`.\n\n   ```bash\n   A=1 bash setup.sh && .venv/bin/python x.py \\\n"
+        '      --say "a # b" # not this\n   ```\n\n```python\nprint(1)\n```\n'
+    )
+    assert [c.words for c in commands_in(text)] == [
+        ("bash", "setup.sh"),
+        (".venv/bin/python", "x.py", "--say", "a # b"),
+        ("python", "-m", "a.b", "--c", "1"),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python -m garden.make --splits test --out x",
+        "python demo.py --kdv-ration 0.75",
+        "python -m garden.train --preset huge --out x",
+        "python -m garden.nothing",
+    ],
+)
+def test_wrong_commands_are_noticed(line, monkeypatch):
+    """Guards against: a check that no command fails."""
+    with pytest.raises((SystemExit, ImportError)):
+        parse(Command("", tuple(line.split())), monkeypatch)
+
+
+def test_links_and_pictures_are_there():
+    """Guards against: a document that points to a file that was moved."""
+    for name in DOCUMENTS:
+        text = (ROOT / name).read_text()
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            assert "://" in target or (ROOT / name).parent.joinpath(target).exists(), f"{name}: {target}"
+
+
+def test_the_citation_is_the_papers():
+    """Guards against: a CITATION.cff that citation programs refuse, and authors who are not those of the paper."""
+    held = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert held["cff-version"] == "1.2.0" and {"message", "title", "authors"} <= set(held)
+    paper = held["preferred-citation"]
+    assert paper["title"] == "AVIS: Adaptive Test-Time Scaling for Vision-Language Models" and paper["year"] == 2026
+    assert "2606.11576" in paper["url"]
+    names = [f"{author['given-names']} {author['family-names']}" for author in paper["authors"]]
+    assert names[0] == "Ahmadreza Jeddi" and names[-1] == "Radek Grzeszczuk" and len(set(names)) == 11
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert held["version"] == version and f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
