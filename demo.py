@@ -18,6 +18,7 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
+from policy.prompts import PROFILES
 from policy.settings import VOTES, AvisSettings
 
 ROOT = Path(__file__).resolve().parent
@@ -56,6 +57,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--no-early-stop", action="store_true", help="end all rollouts, even when the vote is decided")
     add("--rollouts-at-once", type=int, metavar="N", help="the next N only while undecided (default: all K)")
     add("--vote", default="majority", choices=VOTES, help="confidence: votes weigh as their tokens are probable")
+    names = [profile.name for profile in PROFILES]
+    add("--profile", choices=names, help="form of the answer that is asked for (default: by the model's name)")
     add("--no-enable-thinking", action="store_true", help="ask for the answer without reasoning")
     add("--max-new-tokens", type=int, default=2048, help="per rollout (default 2048)")
     add("--min-pixels", type=int)
@@ -154,6 +157,7 @@ def settings_of(args: argparse.Namespace) -> AvisSettings:
         early_stop=not args.no_early_stop,
         rollouts_at_once=args.rollouts_at_once,
         vote=args.vote,
+        profile=args.profile,
         thinking=not args.no_enable_thinking,
         max_new_tokens=args.max_new_tokens,
         temperature=args.temperature,

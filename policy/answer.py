@@ -37,7 +37,7 @@ from transformers.utils import cached_file, is_flash_attn_2_available
 
 from policy.checkpoint import check_model_folder
 from policy.media import Picture, frames, open_clip, read_image, sample_indices
-from policy.prompts import check_text, with_instruction
+from policy.prompts import Profile, check_text, profile_for, with_instruction
 from policy.settings import AvisSettings
 from policy.vote import confidence, extract_answer, is_decided, majority_vote, normal_form
 
@@ -335,7 +335,10 @@ def prepare(processor, messages: list[dict], settings: AvisSettings):
     """
     _check_messages(processor, messages)
     messages = [_copied(turn) for turn in messages]
-    _add_instruction(messages, settings.thinking)
+    profile = profile_for(processor.tokenizer.name_or_path, settings.profile)
+    _add_instruction(messages, settings.thinking, profile)
+    if profile.system and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": profile.system})
     parts = [part for turn in messages if not isinstance(turn["content"], str) for part in turn["content"]]
     images = [read_image(part["image"]) for part in parts if part["type"] == "image"]
     bounds = pixel_bounds(processor.video_processor, settings)
@@ -386,16 +389,16 @@ def _copied(turn: dict) -> dict:
     return {**turn, "content": content if isinstance(content, str) else [dict(part) for part in content]}
 
 
-def _add_instruction(messages: list[dict], thinking: bool) -> None:
+def _add_instruction(messages: list[dict], thinking: bool, profile: Profile) -> None:
     """Append the instruction for the answer's form to the last text of the last user turn, in place."""
     turn = [turn for turn in messages if turn["role"] == "user"][-1]
     if isinstance(turn["content"], str):
-        turn["content"] = with_instruction(turn["content"], thinking)
+        turn["content"] = with_instruction(turn["content"], thinking, profile)
         return
     texts = [part for part in turn["content"] if part["type"] == "text"]
     if not texts:
         raise ValueError("the last user turn asks nothing: it has no text")
-    texts[-1]["text"] = with_instruction(texts[-1]["text"], thinking)
+    texts[-1]["text"] = with_instruction(texts[-1]["text"], thinking, profile)
 
 
 def pixel_bounds(image_or_video_processor, settings: AvisSettings) -> tuple[int, int]:

@@ -8,6 +8,8 @@ Example::
 import math
 from dataclasses import dataclass
 
+from policy.prompts import profile_for
+
 # Least and most of each whole number. 784 pixels are one visual token, 16384 tokens are Qwen2.5-VL's largest picture;
 # the other upper bounds only catch a slip of the finger.
 _WHOLE = {
@@ -19,7 +21,7 @@ _WHOLE = {
     "max_pixels": (784, 2**40),
     "nframes": (2, 100_000),
 }
-_OPTIONAL = ("kdv_ratio", "kdv_threshold", "rollouts_at_once", "min_pixels", "max_pixels", "fps", "nframes")
+_OPTIONAL = ("kdv_ratio", "kdv_threshold", "rollouts_at_once", "min_pixels", "max_pixels", "fps", "nframes", "profile")
 VOTES = ("majority", "confidence")
 
 
@@ -37,6 +39,7 @@ class AvisSettings:
         rollouts_at_once: so many side by side, the next ones only while the vote is undecided; None: all K. Fewer
             tokens, more latency; the same winner.
         vote: "majority", or "confidence": each vote weighs exp(mean log-probability of its tokens).
+        profile: form of the answer that is asked for, a name in `policy.prompts.PROFILES`; None: by the model's name.
         thinking: ask for `<think>` reasoning before the answer, or for the answer alone.
         max_new_tokens: of each rollout.
         min_pixels, max_pixels: bounds of a picture, or of a video's frame, after resizing; None: the processor's own.
@@ -52,6 +55,7 @@ class AvisSettings:
     early_stop: bool = True
     rollouts_at_once: int | None = None
     vote: str = "majority"
+    profile: str | None = None
     thinking: bool = True
     max_new_tokens: int = 2048
     temperature: float = 0.7
@@ -74,6 +78,8 @@ class AvisSettings:
                 raise ValueError(f"{name} must be between {least} and {most}, got {value}")
         if self.vote not in VOTES:
             raise ValueError(f"vote is {' or '.join(VOTES)}, got {self.vote[:100]!r}")
+        if self.profile is not None:
+            profile_for("", self.profile)
         if not 0.01 <= self.temperature <= 100:
             raise ValueError(f"temperature must be between 0.01 and 100, got {self.temperature}")
         if not 0 < self.top_p <= 1:
@@ -93,7 +99,7 @@ class AvisSettings:
                 kind, fits = "a whole number", type(value) is int
             elif name in ("enable_kdv", "early_stop", "thinking"):
                 kind, fits = "true or false", type(value) is bool
-            elif name in ("kdv_pruner", "vote"):
+            elif name in ("kdv_pruner", "vote", "profile"):
                 kind, fits = "a name", type(value) is str
             else:
                 kind, fits = "a number", type(value) in (int, float)

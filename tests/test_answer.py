@@ -30,7 +30,7 @@ from transformers.models.qwen2_5_vl.shared_prefill import Rollouts, uniform
 
 from policy import Answer, AvisSettings, PolicyModel, answer, extract_answer
 from policy.answer import load, prepare, read_image, read_video
-from policy.prompts import DIRECT, THINKING
+from policy.prompts import DIRECT, PROFILES, THINKING
 from policy.vote import confidence, normal_form
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -546,6 +546,25 @@ def test_prompt_forms(bundled):
     assert decoded(processor, chat({"type": "text", "text": "First."}, *parts)).count(THINKING) == 1
 
 
+def test_answers_are_asked_for_in_the_models_own_form(bundled, monkeypatch):
+    """Guards against: a post-trained model that is asked for another form of answer than it was trained to give, a name
+    that does not win over the model's, and a system prompt put before the user's own."""
+    _, processor = bundled
+    question = [{"role": "user", "content": "How many?"}]
+    known = {profile.name: profile for profile in PROFILES}
+    boxed, own = known["vl-rethinker"], known["openvlthinker"]
+    assert f"How many?\n{boxed.thinking}<" in decoded(processor, question, AvisSettings(profile="vl-rethinker"))
+    direct = AvisSettings(profile="vl-rethinker", thinking=False)
+    assert f"How many?\n{boxed.direct}<" in decoded(processor, question, direct)
+    said = decoded(processor, question, AvisSettings(profile="openvlthinker"))
+    assert said.startswith(f"<|im_start|>system\n{own.system}<") and said.count("system\n") == 1
+    system = [{"role": "system", "content": "Be brief."}]
+    assert own.system not in decoded(processor, system + question, AvisSettings(profile="openvlthinker"))
+    monkeypatch.setattr(processor.tokenizer, "name_or_path", "TIGER-Lab/VL-Rethinker-7B")
+    assert boxed.thinking in decoded(processor, question)
+    assert THINKING in decoded(processor, question, AvisSettings(profile="avis"))
+
+
 def test_text_alone_is_answered(bundled):
     """Guards against: a query without pictures that fails, or reports items it has not."""
     result = answer(*bundled, [{"role": "user", "content": QUESTION}], AvisSettings(enable_kdv=True, max_new_tokens=4))
@@ -873,6 +892,8 @@ WRONG = [
     {"early_stop": 1},
     {"vote": "plurality"},
     {"vote": None},
+    {"profile": "r1"},
+    {"profile": 1},
     *[{"rollouts_at_once": value} for value in (0, -1, 2.0, 10**9)],
     {"kdv_ratio": 0.5},
     {"kdv_threshold": 0.5},
