@@ -706,6 +706,7 @@ def test_a_step_of_the_gpu_preset_runs_in_bfloat16(processor, monkeypatch, tmp_p
     into the other failed at the first batch of the language stage."""
     monkeypatch.setattr(garden.train, "new_processor", lambda: processor)
     trainer = Trainer("gpu", 0, "cpu", tmp_path)
+    trainer.palette.data.normal_()  # an earlier stage has fitted it
     stage = replace(PRESETS["gpu"][-2], questions=2, levels=EASY)
     with torch.autocast("cpu", torch.bfloat16):
         loss, _ = trainer.loss(stage, trainer.encoder.batch([pack_of(medium, 7, questions=2)]))
