@@ -46,7 +46,7 @@ SMALL = ((5, 5), (6, 6), (5, 7), (7, 5), (8, 6), (6, 8), (7, 7), (8, 8), (9, 7),
 MIDDLE = ((8, 8), (10, 8), (8, 10), (10, 10), (12, 10), (10, 13), (14, 10), (12, 14), (14, 14))
 FULL = SIZES["image"]
 EASY, ALL = (0.4, 0.35, 0.25, 0.0, 0.0), (0.27, 0.25, 0.23, 0.15, 0.10)
-TASK_WEIGHT = {"read": 1.5, "price": 1.5, "hops": 1.5, "odd": 0.7}  # the others: 1
+TASK_WEIGHT = {"read": 1.5, "price": 2.5, "hops": 1.5, "odd": 0.7}  # the others: 1
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ class Stage:
     `pictures`: how many, `batch` of them at a time, of `sizes` (columns, rows in merged tokens); `media`: shares of
     pictures, pairs of pictures and clips; `levels`: shares of levels 1 to 5; `questions`: how many about each. `decay`:
     share of the stage, at its end, over which the rates fall to `floor` times themselves. `eyes`: False for the
-    language model alone, on labels; `match_weight`: of the features' distance from the palette.
+    language model alone, on labels; `match_weight`: of the features' distance from the palette. `choices`: share of
+    multiple choice; `conclusion`: what a token after a trace's last semicolon (value, letter, answer) counts, where
+    any other counts 1; `extras`: chance of tags, and of a sign, that the first question does not need.
     """
 
     name: str
@@ -73,22 +75,29 @@ class Stage:
     floor: float = 0.0
     match_weight: float = 0.0
     eyes: bool = True
+    choices: float = 0.5
+    conclusion: float = 1.0
+    extras: float = 0.5
 
 
+BLIND = dict(eyes=False, choices=0.8, conclusion=5.0)  # the letter of an option is what is learned last
+RIPE = dict(match_weight=0.2, conclusion=2.0)
 PRESETS = {
     "cpu": (
-        Stage("recite", 30_400, 8, TINY, (1.0, 0.0, 0.0), EASY, 6, 0.0, 2e-3, 0.0, eyes=False),
-        Stage("reason", 8_800, 8, SMALL + MIDDLE + FULL[:4], (0.6, 0.15, 0.25), ALL, 6, 0.0, 1.5e-3, 0.0, eyes=False),
-        Stage("look", 3_200, 8, MIDDLE + FULL, (0.72, 0.08, 0.2), ALL, 1, 6e-4, 0.0, 1.0, match_weight=1.0),
-        Stage("ripen", 6_000, 4, FULL, (0.56, 0.14, 0.3), ALL, 6, 4e-4, 1.2e-3, 0.3, decay=1.0, match_weight=0.2),
+        Stage("recite", 19_200, 8, TINY, (1.0, 0.0, 0.0), EASY, 6, 0.0, 2e-3, 0.0, **BLIND),
+        Stage("reason", 8_800, 8, SMALL + MIDDLE + FULL[:4], (0.6, 0.15, 0.25), ALL, 6, 0.0, 1.5e-3, 0.0, **BLIND),
+        Stage("look", 4_000, 8, MIDDLE + FULL, (0.72, 0.08, 0.2), ALL, 1, 6e-4, 0.0, 1.0, match_weight=1.0, extras=0.8),
+        Stage("ripen", 7_600, 4, FULL, (0.56, 0.14, 0.3), ALL, 6, 4e-4, 1.2e-3, 0.3, decay=1.0, **RIPE),
     ),
     "gpu": (
         Stage("see", 60_000, 128, SMALL + MIDDLE, (0.75, 0.0, 0.25), ALL, 1, 1.5e-3, 0.0, 1.0),
-        Stage("recite", 300_000, 96, TINY, (1.0, 0.0, 0.0), EASY, 6, 0.0, 2e-3, 0.0, eyes=False),
-        Stage("reason", 300_000, 96, SMALL + MIDDLE + FULL[:4], (0.6, 0.15, 0.25), ALL, 6, 0.0, 2e-3, 0.0, eyes=False),
-        Stage("look", 150_000, 128, MIDDLE + FULL, (0.72, 0.08, 0.2), ALL, 1, 1e-3, 0.0, 1.0, match_weight=1.0),
+        Stage("recite", 300_000, 96, TINY, (1.0, 0.0, 0.0), EASY, 6, 0.0, 2e-3, 0.0, **BLIND),
+        Stage("reason", 300_000, 96, SMALL + MIDDLE + FULL[:4], (0.6, 0.15, 0.25), ALL, 6, 0.0, 2e-3, 0.0, **BLIND),
+        Stage(
+            "look", 150_000, 128, MIDDLE + FULL, (0.72, 0.08, 0.2), ALL, 1, 1e-3, 0.0, 1.0, match_weight=1.0, extras=0.8
+        ),
         Stage("grow", 150_000, 96, MIDDLE + FULL[:4], (0.6, 0.12, 0.28), ALL, 6, 6e-4, 1.5e-3, 0.3, match_weight=0.2),
-        Stage("ripen", 300_000, 96, FULL, (0.56, 0.14, 0.3), ALL, 6, 5e-4, 1.2e-3, 0.3, decay=0.9, match_weight=0.2),
+        Stage("ripen", 300_000, 96, FULL, (0.56, 0.14, 0.3), ALL, 6, 5e-4, 1.2e-3, 0.3, decay=0.9, **RIPE),
     ),
 }
 
@@ -126,8 +135,8 @@ def make_pack(rng: np.random.Generator, stage: Stage, medium: str, size: tuple[i
     def drawn(weights: np.ndarray) -> str:
         return tasks[int(rng.choice(len(tasks), p=weights / weights.sum()))].name
 
-    extras = Extras(bool(rng.random() < 0.5), bool(rng.random() < 0.5))
-    first = make_item(rng, drawn(weights), level, _form(rng), size, extras)
+    extras = Extras(bool(rng.random() < stage.extras), bool(rng.random() < stage.extras))
+    first = make_item(rng, drawn(weights), level, _form(rng, stage), size, extras)
     items: list[Item] = [first]
     if first.task == "hops":
         # Who hops stays in place: what can be asked of a picture can be asked of such a clip.
@@ -136,7 +145,7 @@ def make_pack(rng: np.random.Generator, stage: Stage, medium: str, size: tuple[i
     while len(items) < stage.questions:
         # Whatever does not fit this scene is drawn again; the first task always has more to ask, or is asked again.
         for _ in range(6):
-            more = ask(rng, first, drawn(weights), _form(rng))
+            more = ask(rng, first, drawn(weights), _form(rng, stage))
             if more:
                 break
         items.append(more or first)
@@ -151,8 +160,8 @@ def make_pack(rng: np.random.Generator, stage: Stage, medium: str, size: tuple[i
     return Pack(shown, [dense_labels(scene) for scene in first.scenes], medium, asked)
 
 
-def _form(rng: np.random.Generator) -> str:
-    return "choice" if rng.random() < 0.5 else "free"
+def _form(rng: np.random.Generator, stage: Stage) -> str:
+    return "choice" if rng.random() < stage.choices else "free"
 
 
 class Batches(IterableDataset):
@@ -367,7 +376,7 @@ class Trainer:
         state = torch.load(self.state_file, map_location=self.device, weights_only=True)
         if (state["preset"], state["seed"]) != (self.preset, self.seed):
             raise ValueError(f"{self.state_file} belongs to preset {state['preset']}, seed {state['seed']}")
-        begun = slice(state["stage"] + 1)  # what is still to come may be changed
+        begun = slice(state["stage"] + bool(state["batch"]))  # what is still to come may be changed
         if state["stages"][begun] != self.schedule[begun]:
             raise ValueError(f"{self.state_file} was begun with other stages than preset {self.preset} has now")
         self.model.load_state_dict(state["model"])
@@ -535,15 +544,27 @@ class Trainer:
         where = rows["learn"][:, 1:]
         logits = self.model.lm_head(hidden[:, :-1][where]).float()
         targets = ids[:, 1:][where]
-        text_loss = F.cross_entropy(logits, targets)
+        losses = F.cross_entropy(logits, targets, reduction="none")
         right = logits.argmax(-1) == targets
         # A response is right when every token of it is; each ends with the end token.
         ends = targets == self.tokenizer.eos_token_id
         number = torch.cumsum(ends, 0) - ends.long()
         wrong = torch.zeros(int(ends.sum()), device=self.device).index_add_(0, number, (~right).float())
-        return text_loss + aside, {
-            "loss": text_loss.detach(), "exact": (wrong == 0).float().mean(), **seen
+        weight = torch.where(self.concluding(targets, number), stage.conclusion, 1.0)
+        return (weight * losses).sum() / weight.sum() + aside, {
+            "loss": losses.detach().mean(), "exact": (wrong == 0).float().mean(), **seen
         }  # fmt: skip
+
+    def concluding(self, targets: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+        """Which tokens of responses follow the trace's last semicolon, all where there is no trace.
+
+        Args:
+            targets: (tokens,), response after response. number: (tokens,), of the response, from 0.
+        """
+        breaks = (targets == self.tokenizer.convert_tokens_to_ids(";")).long()
+        passed = torch.cumsum(breaks, 0)  # over all responses so far
+        by_its_end = torch.zeros_like(passed).scatter_reduce_(0, number, passed, "amax", include_self=True)
+        return (passed == by_its_end[number]) & (breaks == 0)
 
     def train(self, minutes: float, workers: int) -> bool:
         """Go on until the schedule's end (True) or for `minutes` of this call; saves every two minutes."""

@@ -493,6 +493,48 @@ def test_exact_answers_are_counted_by_response(trainer_of):
         assert float(seen["exact"]) == pytest.approx(share)
 
 
+def test_conclusions_count_as_much_as_the_stage_says(trainer_of, monkeypatch):
+    """Guards against: weight on the trace instead of what follows its last semicolon, on a neighbouring response's,
+    none on answers without a trace, and a weight that changes the loss where all tokens are conclusions."""
+    trainer = trainer_of("conclusions")
+    responses = (
+        "<think>left: 1 cat hat 1; check: 1; 1 C</think><answer>C</answer>",
+        "<answer>B</answer>",
+        "<think>1 duck; 1</think><answer>1</answer>",
+    )
+    ends = (
+        " 1 C</think><answer>C</answer><|im_end|>",
+        "<answer>B</answer><|im_end|>",
+        " 1</think><answer>1</answer><|im_end|>",
+    )
+    ids = [trainer.tokenizer(response).input_ids + [trainer.tokenizer.eos_token_id] for response in responses]
+    number = torch.tensor([n for n, part in enumerate(ids) for _ in part])
+    found = trainer.concluding(torch.tensor(sum(ids, [])), number)
+    kept = [[word for word, yes in zip(part, found[number == n], strict=True) if yes] for n, part in enumerate(ids)]
+    assert [trainer.tokenizer.decode(part) for part in kept] == list(ends)
+
+    enlarge(trainer.model)
+    trainer.model.eval()
+    stage = replace(MINI, dense_weight=0.0)
+    pack = pack_of("image", 9, questions=2)
+    direct = replace(pack, asked=[(question, "<answer>B</answer>") for question, _ in pack.asked])
+    for shown, alike in ((direct, True), (pack, False)):
+        batch = trainer.encoder.batch([shown])
+        with torch.no_grad():
+            plain, seen = trainer.loss(stage, batch)
+            weighted, same = trainer.loss(replace(stage, conclusion=3.0), batch)
+        assert torch.equal(seen["loss"], same["loss"])
+        assert torch.isclose(plain, weighted) == alike
+
+
+def test_stages_ask_as_many_choices_as_they_say():
+    """Guards against: a share of multiple choice that a stage does not follow."""
+    for share in (0.0, 1.0):
+        stage = replace(MINI, choices=share, questions=4)
+        packs = [make_pack(np.random.default_rng(seed), stage, "image", (6, 6)) for seed in range(4)]
+        assert {"\nA. " in question for pack in packs for question, _ in pack.asked} == {bool(share)}
+
+
 def test_training_prompts_are_those_of_inference(trainer_of):
     """Guards against: a model that is trained on another prompt than `answer` gives it, and targets that miss the
     end token or reach into the prompt."""
@@ -576,7 +618,9 @@ def test_training_stays_with_its_seed_and_preset(trainer_of):
 def test_a_schedule_may_change_only_where_it_has_not_been(trainer_of, monkeypatch, change):
     """Guards against: a run that was begun with other stages and goes on silently, while its record lists what never
     ran."""
-    trainer_of("begun").save()
+    begun = trainer_of("begun")
+    begun.batch = 1
+    begun.save()
     first, second = PRESETS["mini"]
     changed = (replace(first, pictures=16), second) if change == "past" else (first, replace(second, pictures=16))
     monkeypatch.setitem(PRESETS, "mini", changed)
