@@ -2,6 +2,7 @@
 
     model = build("mid", "cpu")
     inputs = prompt(model.config, visual_tokens=1024, device="cpu")      # for model.prefill and model.generate
+    clip = prompt(model.config, visual_tokens=1024, device="cpu", frames=4)
 
 The configurations of `3b` and `7b` are those published with Qwen2.5-VL-3B-Instruct and Qwen2.5-VL-7B-Instruct. `mid` is
 the 7B with every depth, width and number of heads divided by 4, heads of the same width, and a vocabulary of 32,768:
@@ -100,19 +101,27 @@ def grid_of(visual_tokens: int) -> tuple[int, int]:
     raise ValueError(f"no picture of {visual_tokens} visual tokens has sides of at most 2 : 1, take another number")
 
 
-def prompt(config: Qwen2_5_VLConfig, visual_tokens: int, device: str, seed: int = 0) -> dict[str, torch.Tensor]:
-    """A picture of `visual_tokens` merged tokens and a question of `TEXT_TOKENS` tokens, as a processor gives them."""
-    rows, columns = grid_of(visual_tokens)
+def prompt(
+    config: Qwen2_5_VLConfig, visual_tokens: int, device: str, seed: int = 0, frames: int | None = None
+) -> dict[str, torch.Tensor]:
+    """A picture of `visual_tokens` merged tokens and a question of `TEXT_TOKENS` tokens, as a processor gives them.
+
+    frames: a video instead, of so many steps in time, which share the tokens evenly. Raises ValueError as `grid_of`.
+    """
+    if visual_tokens % (frames or 1):
+        raise ValueError(f"{visual_tokens} visual tokens are not {frames} equal frames")
+    rows, columns = grid_of(visual_tokens // (frames or 1))
     vision = config.vision_config
     merge = vision.spatial_merge_size
     generator = torch.Generator().manual_seed(seed)
     text = torch.randint(config.vision_start_token_id, (TEXT_TOKENS,), generator=generator).tolist()
-    picture = [config.vision_start_token_id, *[config.image_token_id] * visual_tokens, config.vision_end_token_id]
-    ids = torch.tensor([[*text[: TEXT_TOKENS // 4], *picture, *text[TEXT_TOKENS // 4 :]]])
+    placeholder = config.image_token_id if frames is None else config.video_token_id
+    visual = [config.vision_start_token_id, *[placeholder] * visual_tokens, config.vision_end_token_id]
+    ids = torch.tensor([[*text[: TEXT_TOKENS // 4], *visual, *text[TEXT_TOKENS // 4 :]]])
     values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    return {
-        "input_ids": ids.to(device),
-        "attention_mask": torch.ones_like(ids).to(device),
-        "pixel_values": torch.randn(visual_tokens * merge**2, values, generator=generator).to(device),
-        "image_grid_thw": torch.tensor([[1, rows * merge, columns * merge]]).to(device),
-    }
+    pixels = torch.randn(visual_tokens * merge**2, values, generator=generator).to(device)
+    grids = torch.tensor([[frames or 1, rows * merge, columns * merge]])
+    inputs = {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
+    if frames is None:
+        return inputs | {"pixel_values": pixels, "image_grid_thw": grids}
+    return inputs | {"pixel_values_videos": pixels, "video_grid_thw": grids, "second_per_grid_ts": torch.ones(1)}

@@ -1,6 +1,8 @@
 """How long a query takes, by stage: beside upstream's `generate`, beside the machine's limits and beside a cost model.
 
-    python -m evaluation.speed --geometry mid --new-tokens 64 --out evaluation/results/speed/mid.json
+    python -m evaluation.speed --geometry mid --visual-tokens 256,1024,4096 --rho 0,0.75 --rollouts 1,5,7 \\
+        --new-tokens 64 --out evaluation/results/speed/mid.json
+    python -m evaluation.speed --geometry tiny --out evaluation/results/speed/tiny.json
     python -m evaluation.speed --geometry 7b --device cuda --visual-tokens 1024,4096 --rho 0,0.75 --rollouts 1,5,7 \\
         --new-tokens 64 --pairs 20 --out evaluation/results/speed/7b.json
 
@@ -11,6 +13,8 @@ measures every peer once, in turn, and ratios are taken within a round, so that 
 - vanilla: our engine at rho = 0, K = 1.
 - floor: the least time that the machine's limits allow: matrix FLOPs over the best matrix rate, weights and cache over
   the copy bandwidth, whichever is longer. Both are measured in the same run.
+
+Before the rounds, once, a long video is read for the memory that it takes: see `video_memory`.
 
 The cost model's prediction is finer than the floor, and still made of closed-form FLOPs, counted bytes and measured
 rates: see `predicted`. The document (stdout, and `--out`) is made from the lines of the work file alone, which lies
@@ -44,15 +48,17 @@ from transformers.models.qwen2_5_vl.key_diversity import (
     pool_keys,
     select,
 )
+from transformers.models.qwen2_5_vl.shared_prefill import few_rows
 
 from evaluation.geometry import GEOMETRIES, TEXT_TOKENS, build, build_config, grid_of, prompt
 from policy.answer import versions
 
 SAMPLING = {"temperature": 0.7, "top_p": 0.9}
 # On a CPU, upstream's K-fold work beyond so many visual tokens takes minutes a call: it is left out there (null).
-UPSTREAM_TOKENS_ON_CPU = 5 * 4096
+UPSTREAM_TOKENS_ON_CPU = 5 * 1024
 RATE_ROWS = 512  # of matrix products whose rate is measured; more rows are not faster
 RATE_LENGTH = 4096  # of sequences whose attention's rate is measured
+FRAME_TOKENS = 256  # of each frame of the video whose memory is measured
 PAPER_RATIOS = {"(0, 1)": 1.0, "(0, 5)": 0.98, "(0.75, 1)": 1.42, "(0.75, 5)": 1.01, "AVIS-like": 1.05}
 
 
@@ -80,20 +86,23 @@ def typical(call: Callable, device: str, times: int = 3) -> float:
 
 
 class Peak:
-    """Most memory, in bytes, that the process (on CUDA: its tensors) takes from now on; None where that is unknown."""
+    """Most memory, in bytes, that the process (on CUDA: its tensors) takes from now on; None where that is unknown.
+
+    start: what it takes now; None where that is unknown.
+    """
 
     def __init__(self, device: str):
         self.device = device
         if device != "cpu":
             torch.cuda.reset_peak_memory_stats()
-            return
-        try:
-            ctypes.CDLL(None).malloc_trim(
-                0
-            )  # what was freed goes back; never before what is timed, it would pay for it
-            Path("/proc/self/clear_refs").write_text("5")  # the high-water mark falls to what is taken now
-        except (OSError, AttributeError):  # not Linux, another C library, or not allowed
-            self.device = None
+        else:
+            try:
+                # What was freed goes back; never before what is timed, it would pay for it.
+                ctypes.CDLL(None).malloc_trim(0)
+                Path("/proc/self/clear_refs").write_text("5")  # the high-water mark falls to what is taken now
+            except (OSError, AttributeError):  # not Linux, another C library, or not allowed
+                self.device = None
+        self.start = self.read()
 
     def read(self) -> int | None:
         if self.device is None:
@@ -204,8 +213,9 @@ def measure_rates(model, needed: dict[str, list[int]], device: str) -> dict:
         inputs = {width: random(rows, width) for width in {weight.shape[1] for weight in weights}}
 
         def products() -> None:
-            for weight in weights:
-                F.linear(inputs[weight.shape[1]], weight)
+            with few_rows(model):  # as a step of decoding makes them
+                for weight in weights:
+                    F.linear(inputs[weight.shape[1]], weight)
 
         return rate(sum(2 * rows * weight.numel() for weight in weights), products)
 
@@ -495,6 +505,37 @@ def warm_up(model, inputs: dict, args: argparse.Namespace) -> dict:
     return found
 
 
+def video_memory(model, args: argparse.Namespace) -> dict:
+    """Most memory that reading a long video at rho = 0.75 takes, beside what cannot be spared.
+
+    Returns:
+        peak_bytes: weights, and the most that prefill takes beyond weights and pixels, which are the caller's. None
+            where the system does not tell.
+        weights, cache: bytes that stay. layer: bytes of one language layer's activations at the kept length, where they
+            are the most: the stream, its norm, and the three products of the feed-forward part.
+        seconds: of the stages.
+    """
+    frames, text, size = args.video_tokens // FRAME_TOKENS, model.config.text_config, model.dtype.itemsize
+    inputs = prompt(model.config, args.video_tokens, args.device, args.seed, frames=frames)
+    model.prefill(**prompt(model.config, FRAME_TOKENS, args.device, args.seed, frames=1), **kdv_of(0.75))  # warms up
+    peak = Peak(args.device)
+    prefill = model.prefill(**inputs, **kdv_of(0.75))
+    most = peak.read()
+    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    cache = sum(x.numel() * x.element_size() for layer in prefill.cache.layers for x in (layer.keys, layer.values))
+    return {
+        "visual_tokens": args.video_tokens,
+        "frames": frames,
+        "rho": 0.75,
+        "kept": prefill.kept_length,
+        "peak_bytes": None if most is None else weights + most - peak.start,
+        "weights": weights,
+        "cache": cache,
+        "layer": size * prefill.kept_length * (2 * text.hidden_size + 3 * text.intermediate_size),
+        "seconds": prefill.seconds,
+    }
+
+
 def measure_round(model, inputs: dict, args: argparse.Namespace, n: int, number: int) -> dict:
     """Every peer once, in turn; the turn begins elsewhere in each round."""
     device = args.device
@@ -629,6 +670,7 @@ def configuration(args: argparse.Namespace, model) -> dict:
         "rollouts": args.rollouts,
         "new_tokens": args.new_tokens,
         "text_tokens": TEXT_TOKENS + 2,
+        "video_tokens": args.video_tokens,
         "pairs": args.pairs,
         "k_mix": {str(k): share for k, share in args.k_mix.items()},
         "seed": args.seed,
@@ -651,6 +693,8 @@ def measure(args: argparse.Namespace) -> list[dict]:
     done = {(line["visual_tokens"], line["round"]) for line in lines.of("round")}
     todo = [(n, number) for n in args.visual_tokens for number in range(args.rounds) if (n, number) not in done]
     pairs = range(len(lines.of("pair")), args.pairs)
+    if args.video_tokens and not lines.of("memory"):
+        lines.add({"kind": "memory", **video_memory(model, args)})
     if todo:
         needed = needed_rows(args.visual_tokens, args.rho, args.rollouts)
         lines.add({"kind": "rates", "rates": measure_rates(model, needed, args.device)})
@@ -689,9 +733,15 @@ def middle(values: Sequence[float]) -> dict[str, float]:
 def summarise(lines: Sequence[dict]) -> dict:
     """The document, from the lines of a work file."""
     config = lines[0]
-    of = {kind: [line for line in lines if line["kind"] == kind] for kind in ("rates", "counts", "round", "pair")}
+    kinds = ("memory", "rates", "counts", "round", "pair")
+    of = {kind: [line for line in lines if line["kind"] == kind] for kind in kinds}
     document: dict = {"config": config, "points": [], "stages": []}
     machine = H200
+    for line in of["memory"]:
+        document["video_memory"] = {key: value for key, value in line.items() if key != "kind"}
+        if line["peak_bytes"] is not None:
+            least = line["weights"] + line["cache"] + line["layer"]
+            document["video_memory"]["of_least"] = line["peak_bytes"] / least
     if of["round"]:
         rates = median_of_rates([line["rates"] for line in of["rates"]])
         document["rates"] = rates
@@ -858,6 +908,10 @@ def goals(document: dict) -> list[dict]:
                 add(f"floor over a step's time, N = 1024, K = {k}", point["of_floor"]["decode_step"], 0.7, True)
         add("time of K = 7 over K = 1, N = 1024", seven, 1.15, False)
         add("K = 5 at rho = 0.75 over upstream, N = 1024", ratio_of("faster_than_upstream", 1024, 0.75, 5), 5.0, True)
+    video = document.get("video_memory", {})
+    if video.get("visual_tokens") == 16384:
+        goal = "peak memory over weights, pruned cache and one layer, video, N = 16384, rho = 0.75"
+        add(goal, video.get("of_least"), 1.3, False)
     worst = max((abs(error) for point in points.values() for error in point["error"].values()), default=None)
     add("largest error of the cost model", worst, 0.25, False)
     return found
@@ -907,6 +961,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rollouts", type=_numbers(int, 1, 64), default=[1, 3, 5, 7])
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3, help="how often every peer is measured")
+    parser.add_argument("--video-tokens", type=int, default=16384, help="of the video that fills memory; 0: none")
     parser.add_argument("--pairs", type=int, default=0, help="also the latency table, of so many questions")
     parser.add_argument("--k-mix", type=_mix, default={1: 0.5, 3: 0.2, 5: 0.2, 7: 0.1}, help="of its AVIS-like row")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -916,6 +971,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.new_tokens < 2 or args.rounds < 1 or args.pairs < 0 or args.seed < 0:
             raise ValueError("--new-tokens is at least 2, --rounds 1, --pairs and --seed 0")
+        if not 0 <= args.video_tokens <= 65536 or args.video_tokens % FRAME_TOKENS:
+            raise ValueError(f"--video-tokens is a multiple of {FRAME_TOKENS}, at most 65536, got {args.video_tokens}")
         text = json.dumps(summarise(measure(args)), indent=1)
         if args.out:
             part = args.out.with_suffix(".part")

@@ -199,6 +199,68 @@ def test_decoding_needs_no_configured_attention(tiny_model, monkeypatch):
     assert tiny_model.rollout(prefill, 2, **SAMPLED).tokens == expected
 
 
+needs_few_rows = pytest.mark.skipif(
+    not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this build of torch has no oneDNN"
+)
+
+
+class CountProducts(TorchDispatchMode):
+    """Counts the matrix products that oneDNN makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.mkldnn._linear_pointwise.default
+        return func(*args, **(kwargs or {}))
+
+
+@needs_few_rows
+@pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
+@pytest.mark.parametrize("rows, taken", [(1, 0), (3, 0), (4, 1), (7, 1), (32, 1), (33, 0)])
+def test_few_rows_are_multiplied_by_onednn(monkeypatch, rows, taken, bias):
+    """Bug guarded: a product without its bias, and one replaced where it is slower, in another type or shape."""
+    monkeypatch.setattr(shared_prefill, "LARGE", 24 * 40)
+    generator = torch.Generator().manual_seed(rows)
+    for dtype, width, expected in ((torch.float32, 24, taken), (torch.float64, 24, 0), (torch.float32, 23, 0)):
+        linear = torch.nn.Linear(width, 40, bias=bias, dtype=dtype)
+        states = torch.randn(rows, 1, width, generator=generator, dtype=dtype)
+        with torch.no_grad():
+            want = linear(states)
+            with CountProducts() as products, shared_prefill._FewRows():
+                got = linear(states)
+        assert products.count == expected
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
+@needs_few_rows
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("leaving", [False, True], ids=["all_stay", "rows_leave"])
+def test_few_rows_change_no_rollout(tiny_model, monkeypatch, seed, leaving):
+    """Bug guarded: tokens or logits that hang on which library multiplies; a mode that is never entered, or is left on
+    for whoever calls the model next."""
+    prefill = tiny_model.prefill(**tiny.image_prompt(seed=seed), enable_kdv=True, kdv_ratio=0.5)
+    if leaving:
+        free = tiny_model.rollout(prefill, 7, seed=seed, **SAMPLED).tokens
+        ends = {token for tokens in free for token in tokens[3:6]} - {tokens[0] for tokens in free}
+        monkeypatch.setattr(tiny_model.generation_config, "eos_token_id", sorted(ends))
+    runs = []
+    for large in (2**20, 0):
+        monkeypatch.setattr(shared_prefill, "LARGE", large)
+        with CountProducts() as products:
+            runs.append(rollout_with_logits(tiny_model, prefill, 7, seed=seed, **SAMPLED))
+        assert (products.count > 0) == (large == 0)
+    with CountProducts() as products, torch.no_grad():
+        tiny_model(**tiny.prompt(5))
+    assert products.count == 0
+    (plain, logits), (replaced, replaced_logits) = runs
+    assert (replaced.tokens, replaced.finished) == (plain.tokens, plain.finished)
+    assert (len({len(tokens) for tokens in plain.tokens}) > 1) == leaving
+    for got, want in zip(replaced_logits, logits, strict=True):
+        assert_same_logits(got, want, "the matrix products", atol=2e-5)
+
+
 class CountReads(TorchDispatchMode):
     """Counts what makes the host wait for a device: values read, and data that goes to tensors."""
 

@@ -12,7 +12,7 @@ from transformers.models.qwen2_5_vl import flops
 from evaluation import geometry, speed
 
 SWEEP = ["--geometry", "tiny", "--visual-tokens", "6,16", "--rho", "0,0.75", "--rollouts", "1,5"]
-SWEEP += ["--new-tokens", "3", "--rounds", "2", "--pairs", "2"]
+SWEEP += ["--video-tokens", "512", "--new-tokens", "3", "--rounds", "2", "--pairs", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,17 @@ def test_pictures_have_the_tokens_asked_for(n, sides):
         image = geometry.build_config("tiny").image_token_id
         assert int((inputs["input_ids"] == image).sum()) == n == len(inputs["pixel_values"]) // 4
         assert inputs["input_ids"].shape[1] == n + geometry.TEXT_TOKENS + 2
+
+
+def test_videos_have_the_frames_asked_for():
+    """Guards against: a video that goes through the model as a picture, or with other frames than the report says."""
+    model = geometry.build("tiny", "cpu")
+    inputs = geometry.prompt(model.config, 24, "cpu", frames=4)
+    assert inputs["video_grid_thw"].tolist() == [[4, 4, 6]] and len(inputs["pixel_values_videos"]) == 4 * 24
+    prefill = model.prefill(**inputs, **speed.kdv_of(0.75))
+    assert [(item.kind, item.grid) for item in prefill.visual_items] == [("video", (4, 2, 3))]
+    with pytest.raises(ValueError, match="equal frames"):
+        geometry.prompt(model.config, 25, "cpu", frames=4)
 
 
 def test_rho_is_the_fraction_pruned():
@@ -197,6 +208,14 @@ def test_document(sweep):
     assert all(stage["scoring"]["least"] > 0 for stage in document["stages"] if stage["rho"])
     assert not any("scoring" in stage for stage in document["stages"] if not stage["rho"])
     assert [row["setting"] for row in document["latency"]["rows"]] == list(speed.PAPER_RATIOS)
+    video = document["video_memory"]
+    assert (video["frames"], video["kept"]) == (2, geometry.TEXT_TOKENS + 2 + 128)
+    # By hand: 3 layers, 2 key heads of width 16; width 64, and 176 in the feed-forward part; float32.
+    assert (video["cache"], video["layer"]) == (194 * 3 * 2 * 2 * 16 * 4, 194 * (2 * 64 + 3 * 176) * 4)
+    if video["peak_bytes"] is not None:
+        least = video["weights"] + video["cache"] + video["layer"]
+        assert video["of_least"] == pytest.approx(video["peak_bytes"] / least)
+        assert video["peak_bytes"] > video["weights"]
     assert document["goals"] and document["internet_scale"]["estimate"] is True
     lines = [json.loads(line) for line in sweep.with_suffix(".jsonl").read_text().splitlines()]
     assert json.loads(json.dumps(speed.summarise(lines))) == document
@@ -236,7 +255,7 @@ def test_another_sweep_is_not_continued(sweep, capsys):
 @pytest.mark.parametrize(
     "arguments",
     [["--visual-tokens", "7"], ["--rho", "1.5"], ["--rho", "x"], ["--rollouts", "0"], ["--new-tokens", "1"]]
-    + [["--k-mix", "1:0.5"], ["--rounds", "0"]]
+    + [["--k-mix", "1:0.5"], ["--rounds", "0"], ["--video-tokens", "300"]]
     + ([] if torch.cuda.is_available() else [["--device", "cuda"]]),
 )
 def test_bad_input_is_refused_in_one_line(arguments, capsys):

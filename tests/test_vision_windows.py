@@ -3,6 +3,7 @@
 import pytest
 import tiny
 import torch
+from transformers.models.qwen2_5_vl import key_diversity
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as modeling
 
 # Frames, rows and columns of patches; a window is 4 x 4 patches.
@@ -99,3 +100,41 @@ def test_calls_are_bounded():
         (2, [8, 14]),
     ]
     assert modeling._window_calls([3, 3], max_scores=1) == [(3, [0]), (3, [3])]
+
+
+def test_frames_are_shared_out_in_order():
+    """Bug guarded: a frame that is cut, left out or encoded twice; a call beyond the bound; and a frame that is itself
+    beyond the bound and gets no call."""
+    frames = [[5, 2, 4], [1, 2, 4], [2, 6, 10], [1, 2, 2]]
+    assert key_diversity.tower_calls(frames, max_patches=24) == [
+        [[3, 2, 4]],
+        [[2, 2, 4], [1, 2, 4]],
+        [[1, 6, 10]],
+        [[1, 6, 10]],
+        [[1, 2, 2]],
+    ]
+    assert key_diversity.tower_calls(frames, max_patches=2**13) == [frames]
+
+
+@pytest.mark.parametrize("max_patches", [1, 70, 150])
+@pytest.mark.parametrize("keys", [False, True], ids=["embeds", "keys"])
+def test_pieces_of_videos_equal_whole_videos(model, monkeypatch, max_patches, keys):
+    """Bug guarded: frames that see less than their own frame when a video goes through the tower in pieces, pieces put
+    together in another order, or a piece given to another item."""
+    grids = torch.tensor(GRIDS["videos"] + GRIDS["video"])
+    pixels = torch.randn(int(grids.prod(dim=1).sum()), tiny.PATCH_VALUES, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        whole = model.model.encode_visual(None, None, pixels, grids, return_keys=keys)
+        monkeypatch.setattr(modeling, "MAX_PATCHES", max_patches)
+        seen = []
+        hook = model.visual.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+        pieces = model.model.encode_visual(None, None, pixels, grids, return_keys=keys)
+        hook.remove()
+    assert len(seen) > 3 and sum(seen) == len(pixels)
+    for piece, item in zip(pieces, whole, strict=True):
+        assert (piece.kind, piece.grid) == (item.kind, item.grid)
+        # Not the same bits: how a matrix product sums may depend on its number of rows.
+        torch.testing.assert_close(piece.embeds, item.embeds, atol=1e-5, rtol=0)
+        assert (piece.keys is None) == (not keys)
+        if keys:
+            torch.testing.assert_close(piece.keys, item.keys, atol=1e-5, rtol=0)

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 
 DEFAULT_RHO = 0.75
+MAX_PATCHES = 2**13  # of one call of the vision tower: enough rows to keep a device busy
 Grid = tuple[int, int, int]
 
 
@@ -222,6 +223,31 @@ def patch_grids(items: Sequence[VisualItem], kind: str, merge_size: int) -> Opti
     """The `image_grid_thw` or `video_grid_thw` of a processor for these items: `(items, 3)`, None for none."""
     grids = [item.grid for item in items if item.kind == kind]
     return torch.tensor([(t, h * merge_size, w * merge_size) for t, h, w in grids]) if grids else None
+
+
+def tower_calls(grids: Sequence[Sequence[int]], max_patches: int) -> list[list[list[int]]]:
+    """Which whole frames share a call of the vision tower: up to `max_patches` patches, at least one frame.
+
+    Frames do not see each other in the tower, so a long video can go through in pieces, and takes the memory of one.
+
+    Args:
+        grids: (t, h, w) in patches, of the items of one kind.
+
+    Returns:
+        For each call its grids, in the same order: of items, or of some frames of one.
+    """
+    calls: list[list[list[int]]] = []
+    room = 0
+    for t, h, w in grids:
+        while t:
+            if room < h * w:
+                calls.append([])
+                room = max(max_patches, h * w)
+            frames = min(t, room // (h * w))
+            calls[-1].append([frames, h, w])
+            room -= frames * h * w
+            t -= frames
+    return calls
 
 
 def placeholder_spans(

@@ -7,18 +7,23 @@ all attend to where it is (`SharedPrefixCache`)::
     prefill = model.prefill(**inputs, enable_kdv=True, kdv_ratio=0.75)
     rollouts = model.rollout(prefill, 5, max_new_tokens=512, seed=0)
     texts = tokenizer.batch_decode(rollouts.tokens, skip_special_tokens=True)
+    longer = model.extend(prefill, tokenizer(next_turn, return_tensors="pt").input_ids)
 
 Each stage emits one frozen record; nothing is kept on the model, and a `Prefill` can be rolled out again.
 """
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Optional
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from ...cache_utils import Cache, DynamicCache, DynamicLayer
 from ...generation import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
@@ -26,6 +31,9 @@ from .key_diversity import VisualItem
 
 # Steps of a rollout that are provided for at a time: room in the rows' caches, and random numbers.
 BLOCK = 64
+# Elements of a matrix from which oneDNN's product with few rows is faster on a CPU than MKL's. A smaller matrix lies
+# in a core's own cache, where MKL is as fast, and the fixed cost of a oneDNN call, some 20 microseconds, is most of it.
+LARGE = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +176,33 @@ class SharedPrefixCache(Cache):
         return output.reshape(rows, 1, heads, width), None
 
 
+def _is_large(weight: torch.Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= LARGE
+
+
+class _FewRows(TorchFunctionMode):
+    """Multiplies 4 to 32 rows with a large float32 matrix on the CPU by oneDNN instead of MKL.
+
+    MKL reads the matrix once for every three rows or so, oneDNN once: 7 rows take 1.5 to 2 times as long in MKL. With
+    fewer rows, or many more, MKL is the faster one.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.linear and not kwargs:
+            states, weight, *bias = args
+            if 4 <= states.shape[:-1].numel() <= 32 and states.dtype == weight.dtype and _is_large(weight):
+                bias = bias[0] if bias else None
+                return torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
+        return func(*args, **(kwargs or {}))
+
+
+def few_rows(model) -> AbstractContextManager:
+    """What a step of decoding runs under. The mode costs each operator some microseconds, which only large matrices
+    earn back."""
+    there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return _FewRows() if there and any(map(_is_large, model.parameters())) else nullcontext()
+
+
 def _clock(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -248,6 +283,55 @@ def prefill(
     )
 
 
+@torch.no_grad()
+def extend(model, prefill: Prefill, input_ids: torch.Tensor) -> Prefill:
+    """Read one more turn of text after a prompt that has been read: the language model runs over the new tokens alone.
+
+    Args:
+        model: the `Qwen2_5_VLForConditionalGeneration` that the prefill is of.
+        prefill: from `model.prefill` or `model.extend`; stays as it is.
+        input_ids: `(1, n)`, what follows the prompt; text, no pictures or videos.
+
+    Returns:
+        The `Prefill` of the whole, up to floating point as if it had been read at once: the new tokens stand where they
+        would have stood unpruned. Its seconds are this call's. Raises ValueError for no tokens, a batch, placeholders
+        of pictures and videos, and a model with sliding-window attention.
+    """
+    if input_ids.ndim != 2 or input_ids.shape[0] != 1 or not input_ids.shape[1]:
+        raise ValueError(f"extend reads one row of new tokens, (1, n), got {tuple(input_ids.shape)}")
+    if any(prefill.cache.is_sliding):
+        raise ValueError("a turn attends to the whole prompt; the model has layers with sliding-window attention")
+    device = prefill.input_ids.device
+    start = _clock(device)
+    input_ids = input_ids.to(device)
+    placeholders = [model.config.image_token_id, model.config.video_token_id]
+    if torch.isin(input_ids, torch.tensor(placeholders, device=device)).any():
+        raise ValueError("a new turn is text: one that shows pictures or videos needs a prefill of its own")
+    # Layers of their own that share the tensors: to grow, a dynamic layer makes new tensors and leaves the old alone.
+    cache = copy.copy(prefill.cache)
+    cache.layers = [copy.copy(layer) for layer in prefill.cache.layers]
+    first = prefill.prompt_length + prefill.rope_delta
+    outputs = model.model(
+        input_ids=input_ids,
+        position_ids=torch.arange(first, first + input_ids.shape[1], device=device).expand(3, 1, -1),
+        past_key_values=cache,
+        use_cache=True,
+        return_dict=True,
+    )
+    hidden = outputs.last_hidden_state[:, -1]
+    logits = model.lm_head(hidden).to(device, torch.float32)
+    return Prefill(
+        input_ids=torch.cat([prefill.input_ids, input_ids], dim=1),
+        cache=cache,
+        logits=logits,
+        last_hidden_state=hidden,
+        rope_delta=prefill.rope_delta,
+        visual_items=prefill.visual_items,
+        kept=prefill.kept,
+        seconds={"vision": 0.0, "prefill": _clock(device) - start},
+    )
+
+
 def uniform(seed: int, item: int, rollout: int, step: int) -> float:
     """The random number in [0, 1) of one step of one rollout.
 
@@ -297,6 +381,7 @@ def _wave(
     processors, criteria = host
     device = prefill.input_ids.device
     cache = SharedPrefixCache(prefill.cache, len(active), limit=max_new_tokens - 1)  # the last token is never fed
+    products = few_rows(model)
     ids = prefill.input_ids.expand(len(active), -1)
     logits = prefill.logits.expand(len(active), -1)
     for step in range(max_new_tokens):
@@ -331,15 +416,17 @@ def _wave(
                 layer.batch_select_indices(index.to(layer.keys.device))
             active = [active[row] for row in going]
         position = prefill.prompt_length + step
-        outputs = model.model(
-            input_ids=chosen[:, None],
-            attention_mask={"full_attention": None},  # nothing is masked, so no mask is built
-            position_ids=torch.full((3, len(active), 1), position + prefill.rope_delta, device=device),
-            past_key_values=cache,
-            use_cache=True,
-            return_dict=True,
-        )
-        logits = model.lm_head(outputs.last_hidden_state[:, -1]).to(device, torch.float32)
+        with products:
+            outputs = model.model(
+                input_ids=chosen[:, None],
+                attention_mask={"full_attention": None},  # nothing is masked, so no mask is built
+                position_ids=torch.full((3, len(active), 1), position + prefill.rope_delta, device=device),
+                past_key_values=cache,
+                use_cache=True,
+                return_dict=True,
+            )
+            logits = model.lm_head(outputs.last_hidden_state[:, -1])
+        logits = logits.to(device, torch.float32)
 
 
 @torch.no_grad()
