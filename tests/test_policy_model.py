@@ -9,32 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-from transformers.models.qwen2_5_vl import flops
+from transformers import Qwen2_5_VLConfig
 
-from policy.policy_model import Checkpoint, Network, PolicyModel, Prediction, Rule
-from policy.training import calibrate
+from policy.policy_model import CHANNELS, Checkpoint, Network, PolicyModel, Prediction, Rule
+from policy.training import calibrate, cost
 
 WIDTH, HIDDEN = 12, 10
-# What Qwen/Qwen2.5-VL-7B-Instruct's config.json says of its size.
-TEXT_7B = {
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "vocab_size": 152064,
-}
-VISION_7B = {
-    "depth": 32,
-    "hidden_size": 1280,
-    "intermediate_size": 3420,
-    "num_heads": 16,
-    "out_hidden_size": 3584,
-    "window_size": 112,
-    "fullatt_block_indexes": [7, 15, 23, 31],
-}
+FORMS = ("visual", "question")
 
 
 def checkpoint(default: str = "visual", **changes) -> Checkpoint:
@@ -171,33 +152,40 @@ def test_another_model_is_told(path):
 # -------------------------------------------------------------------------------------------------------------- size
 
 
-def share(config: Qwen2_5_VLConfig, tokens: int, hidden: bool) -> tuple[float, float]:
-    """The predictor's parameters and FLOPs, as parts of the model's; FLOPs of prefill and vision alone."""
-    with torch.device("meta"):
-        model = Qwen2_5_VLForConditionalGeneration(config)
-        width = config.vision_config.out_hidden_size
-        network = Network(width, config.get_text_config().hidden_size if hidden else None)
-        inputs = [torch.empty(tokens, width)], torch.empty(1, width) if hidden else None
-        with FlopCounterMode(display=False) as counter:
-            network(*inputs)
-    sizes = [sum(parameter.numel() for parameter in module.parameters()) for module in (network, model)]
-    side = int(tokens**0.5)
-    vanilla = flops.vanilla_cost(config, [(1, 2 * side, 2 * side)], side * side + 64, 1)
-    return sizes[0] / sizes[1], counter.get_total_flops() / vanilla.total
-
-
-@pytest.mark.parametrize("hidden", [False, True])
-def test_the_predictor_is_small_at_7b_width(hidden):
+@pytest.mark.parametrize("reads_hidden", [False, True])
+def test_the_predictor_is_small_at_7b_width(reads_hidden):
     """Guards against: a predictor that costs what it is there to save; a hundredth is the limit, this is far below."""
-    config = Qwen2_5_VLConfig(text_config=TEXT_7B, vision_config=VISION_7B)
-    parameters, cost = share(config, 1296, hidden)
-    assert 0 < parameters < 1e-4 and 0 < cost < 1e-4
+    config = Qwen2_5_VLConfig(text_config=cost.TEXT_7B, vision_config=cost.VISION_7B)
+    found = cost.shares(config, 1024, reads_hidden)
+    assert 3584 * CHANNELS < found["parameters"] and 2 * 1024 * 3584 * CHANNELS < found["flops"]
+    assert found["share_of_parameters"] < 1e-4 and found["share_of_llm_flops"] < 1e-4
 
 
 def test_the_predictor_beside_the_bundled_model(bundled):
     """Guards against: the same on a model of a few million parameters, where the share is honestly larger."""
-    parameters, cost = share(bundled[0].config, 324, hidden=True)
-    assert 0 < parameters < 0.015 and 0 < cost < 0.01
+    found = cost.shares(bundled[0].config, 324, reads_hidden=True)
+    assert 0 < found["share_of_parameters"] < 0.015 and 0 < found["share_of_total_flops"] < 0.01
+
+
+def test_the_predictor_takes_little_time(bundled, monkeypatch):
+    """Guards against: a time that is measured against more layers than there are, or in other units."""
+    monkeypatch.setattr(cost, "REPEATS", 3)
+    config, ticks = bundled[0].config, iter(range(1000))
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: next(ticks))  # so each takes one second
+    found = cost.times(config, 16)
+    assert found["visual_seconds"] == found["layer_seconds"] == 1
+    assert found["question_share_of_time_at_most"] == 1 / config.get_text_config().num_hidden_layers
+
+
+def test_the_report_of_costs(tmp_path, monkeypatch, capsys):
+    """Guards against: a report without what its numbers hang on, and a traceback for a picture that is no square."""
+    monkeypatch.setattr(cost, "times", lambda config, tokens: {f"{x}_share_of_time_at_most": 0.0 for x in FORMS})
+    assert cost.main(["--tokens", "16", "--out", str(tmp_path / "cost.json")]) == 0
+    told = json.loads((tmp_path / "cost.json").read_text())
+    assert {"command", "versions", "threads"} <= told.keys() and told["visual"]["parameters"] > 0
+    capsys.readouterr()
+    assert cost.main(["--tokens", "17", "--out", str(tmp_path / "cost.json")]) == 2
+    assert capsys.readouterr().err == "error: --tokens is the square of a whole number, got 17\n"
 
 
 # ----------------------------------------------------------------------------------------------------- hostile files

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers.models.qwen2_5_vl.key_diversity import key_diversity_scores
 
 import demo
+from evaluation.tasks import load_source
 from policy import AvisSettings, PolicyModel, answer
 from policy.policy_model import CHOICES, Rule
 from policy.training import __main__ as whole
@@ -229,15 +230,45 @@ def test_a_table_of_vlmevalkit(tmp_path):
     assert [np.asarray(image).tolist() for image in shown] == [np.asarray(picture(n)).tolist() for n in (1, 0)]
 
 
+def test_fitting_and_measuring_read_the_same_files(tmp_path):
+    """Guards against: two readers that disagree on prompts, letters or what is shown, a letter that is left out and
+    moves those after it, a picture that only a later row has, and a broken picture that ends in a traceback."""
+    head = ["index", "image", "question", "A", "B", "C", "answer"]
+    rows = [
+        ["1", "2", "Which?", "one", "", "three", "C"],
+        ["2", encoded(0), "Which?", "one", "two", "", "B"],
+        ["3", str([encoded(0), encoded(1)]), "How many?", "", "", "", "3"],
+        ["4", "no picture", "What?", "", "", "", "3"],
+    ]
+    path = tmp_path / "set.tsv"
+    path.write_text("\n".join("\t".join(row) for row in [head, *rows]) + "\n")
+    fitted, measured = collect.data_of(str(path)), load_source(str(path), "dev")
+    assert list(fitted.groups()) == [[0, 1], [2], [3]]
+    for index, medium in enumerate(("image", "image", "images")):
+        question, asked = fitted.question(index), measured.ask(index, tmp_path)
+        *shown, text = asked.messages[0]["content"]
+        assert text["text"] == question.text and asked.options == question.options
+        assert [np.asarray(one["image"]).tolist() for one in shown] == [
+            np.asarray(one["image"]).tolist() for one in fitted.media(index, "")
+        ]
+        assert asked.facts["medium"] == question.medium == medium and asked.facts["truth"] == question.truth
+        assert asked.facts["task"] == question.task == "set" and asked.facts["scene"] == question.scene
+    first = fitted.question(0)
+    assert first.options == {"A": "one", "C": "three"} and first.text == "Which?\nA. one C. three"
+    for read in (lambda: fitted.media(3, ""), lambda: measured.ask(3, tmp_path)):
+        with pytest.raises(ValueError, match="row 4: its picture cannot be read"):
+            read()
+
+
 @pytest.mark.parametrize(
     "name, text, said",
     [
         ("a.jsonl", "", "is empty"),
-        ("a.jsonl", '{"image": "a.png", "question": "What?"}\n', "question 1: 'answer' is missing"),
-        ("a.jsonl", '{"question": "What?", "answer": "3"}\n', "question 1: it needs"),
-        ("a.jsonl", "[1]\n", "question 1"),
-        ("a.jsonl", "{\n", "question 1"),
-        ("a.tsv", "index\tquestion\tanswer\n1\tWhat?\tA\n", "question 1: 'image' is missing"),
+        ("a.jsonl", '{"image": "a.png", "question": "What?"}\n', "line 1: 'answer' is missing"),
+        ("a.jsonl", '{"question": "What?", "answer": "3"}\n', "line 1: it needs"),
+        ("a.jsonl", "[1]\n", "line 1: a question is"),
+        ("a.jsonl", "{\n", "line 1"),
+        ("a.tsv", "index\tquestion\tanswer\n1\tWhat?\tA\n", "it has no column image"),
         ("a.tsv", "index\timage\tquestion\tanswer\n", "no questions"),
         ("garden:holiday", None, "splits"),
         ("missing.jsonl", None, "no such file"),
@@ -319,6 +350,35 @@ def test_the_ceiling_is_that_of_the_picture():
     assert metrics.ceiling(torn, np.arange(400), per_rollout=True)[0] == 1.0
     told = Sample(np.tile(scenes % 2 == 0, (16, 1)).T, np.full(400, "a"), np.ones((1, 400)))
     assert metrics.ceiling(told, scenes, per_rollout=False)[0] == 1.0
+
+
+def test_other_questions_tell_of_the_picture_alone():
+    """Guards against: a question's own rollouts among its picture's others, which would tell it from them, and others
+    that are weighed by their number."""
+    scenes = np.repeat(np.arange(200), [2, 4] * 100)
+    told = Sample(np.tile(scenes % 2 == 0, (16, 1)).T, np.full(600, "a"), np.ones((1, 600)))
+    assert metrics.others(told, scenes, per_rollout=False)[0] == 1.0
+    # One question of each picture is right, the others are wrong: who looks at the others alone ranks it last.
+    first = np.diff(scenes, prepend=-1) > 0
+    torn = Sample(np.tile(first, (16, 1)).T, np.full(600, "a"), np.ones((1, 600)))
+    of_two = np.isin(scenes, np.arange(0, 200, 2))
+    assert metrics.others(torn.part(of_two), scenes[of_two], per_rollout=True)[0] == 0.0
+    assert metrics.others(torn.part(~of_two), scenes[~of_two], per_rollout=True)[0] == 0.0
+    assert metrics.ceiling(torn, scenes, per_rollout=True)[0] > 0.5
+
+
+def test_the_report_tells_what_pictures_tell():
+    """Guards against: a ceiling of one question a picture that passes for one of what the picture tells: where there
+    are no other questions, there is no such report; where there are, it is on the questions that have them."""
+    rng = np.random.default_rng(0)
+    about = {"task": "a", "level": 1, "form": "free", "medium": "image", "answerable": True}
+    scenes = [0, 1, 1, 2, 2, 2, *range(3, 40)]
+    lines = [about | {"scene": str(scene), "rollouts": {"right": (rng.random(16) < 0.5).tolist()}} for scene in scenes]
+    guesses = {kind: rng.random(len(lines)) for kind in ("visual", "question")}
+    found = fit.judge(guesses, lines, 0)
+    assert (found["pictures_with_other_questions"]["n"], found["pictures_with_other_questions"]["scenes"]) == (5, 2)
+    assert found["ceiling"].keys() == found["pictures_with_other_questions"]["other_questions"].keys()
+    assert "pictures_with_other_questions" not in fit.judge({k: p[6:] for k, p in guesses.items()}, lines[6:], 0)
 
 
 # -------------------------------------------------------------------------------------------------------- the networks

@@ -3,9 +3,8 @@
     python -m policy.training.collect --model-path M --data garden --tau runs/policy/tau.json --out runs/policy/fitting
     accelerate launch -m policy.training.collect ..        # the same, sharded over the launched processes
 
-Data is `garden` (its calibration split), `garden:dev` or another split, a VLMEvalKit table (`.tsv`, with the columns
-image, question, A, B .. and answer), or JSONL: `image` or `video` (a path or a list, relative to the file), `question`
-and `options` (a list or an object, none for free answers), or `prompt` with the options in it, and `answer`.
+Data is `garden` (its calibration split), `garden:dev` or another split, a VLMEvalKit table (`.tsv`), or JSONL as
+`policy.training.data` says.
 
 Of each question, under adaptive pruning, one greedy and 16 sampled rollouts are drawn; a line goes to `shard-*.jsonl`,
 synced before the next question, and visual embeddings and the prefill's last hidden state to `shard-*.safetensors`, in
@@ -14,12 +13,8 @@ twice.
 """
 
 import argparse
-import ast
-import base64
-import csv
 import fcntl
 import hashlib
-import io
 import json
 import math
 import multiprocessing
@@ -30,7 +25,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from itertools import groupby
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -38,7 +32,6 @@ from string import ascii_uppercase
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
@@ -47,9 +40,9 @@ from transformers.models.qwen2_5_vl.key_diversity import key_diversity_scores
 from transformers.models.qwen2_5_vl.shared_prefill import Prefill
 
 from policy.answer import PIXELS, load, prepare, versions, weights_sha256
-from policy.media import check_file, read_image
 from policy.settings import AvisSettings
 from policy.training import command_line, read_json, write_json
+from policy.training.data import Question, QuestionFile
 from policy.vote import answers_match, extract_answer
 
 ROLLOUTS = 16
@@ -59,23 +52,6 @@ _loaded: list = []  # a worker's model, processor and data
 
 
 # ------------------------------------------------------------------------------------------------------- the data
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question. `scene`: what is shown, the same for questions about the same pictures. `text`: as put, with the
-    options; `options` is None for a free answer. `answerable`: whether its pixels tell, as far as is known."""
-
-    index: int
-    scene: str
-    task: str
-    level: str
-    form: str
-    medium: str
-    text: str
-    options: Any
-    truth: str
-    answerable: bool = True
 
 
 class Garden:
@@ -99,8 +75,9 @@ class Garden:
 
     def question(self, index: int) -> Question:
         item = self.item_for(self.split, index)
-        about = (item.task, str(item.level), item.form, item.medium, item.question, item.options or None)
-        return Question(index, str(item.scene_id), *about, item.answer, item.answerable)
+        about = (item.task, str(item.level), item.form, item.medium, item.question)
+        options = dict(zip(ascii_uppercase, item.options, strict=False)) or None
+        return Question(index, str(item.scene_id), *about, options, item.answer, item.answerable)
 
     def media(self, index: int, folder: str) -> list[dict]:
         """What is shown, as parts of a chat; clips are written into `folder`."""
@@ -110,58 +87,12 @@ class Garden:
 
 
 class Table:
-    """Questions from a file. Raises ValueError, with the line's number, for what cannot be read."""
+    """The questions of a file. Raises ValueError, with the number of the line, when there is one that is none."""
 
     def __init__(self, path: Path):
-        self.name, self.path = path.name, check_file(path)
-        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        self._questions: list[Question] = []
-        self._shown: list[Any] = []  # per question, base64 pictures, or paths by kind
-        rows = self._tsv() if path.suffix.lower() == ".tsv" else self._jsonl()
-        try:
-            for number, (row, shown) in enumerate(rows):
-                self._questions.append(self._read(number, row, shown))
-                self._shown.append(shown)
-        except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-            reason = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise ValueError(f"{path}, question {len(self._questions) + 1}: {reason}") from None
-        if not self._questions:
-            raise ValueError(f"no questions in {path}")
-
-    def _tsv(self) -> Iterator[tuple[dict, dict]]:
-        csv.field_size_limit(2**31 - 1)
-        pictures: dict[str, str] = {}
-        with self.path.open(newline="", encoding="utf-8-sig") as file:
-            for row in csv.DictReader(file, delimiter="\t"):
-                image = row["image"]
-                image = pictures[image] if image in pictures else image  # an earlier row's index stands for its picture
-                pictures[row.get("index") or str(len(pictures))] = image
-                options = {letter: row[letter] for letter in ascii_uppercase if row.get(letter)}
-                question = "\n".join(part for part in (row.get("hint"), row["question"]) if part)
-                yield {**row, "question": question, "options": options}, {"base64": image}
-
-    def _jsonl(self) -> Iterator[tuple[dict, dict]]:
-        for line in self.path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"):
-            if line.strip():
-                row = json.loads(line)
-                kinds = [kind for kind in row if kind in ("image", "video")]
-                paths = {kind: row[kind] if isinstance(row[kind], list) else [row[kind]] for kind in kinds}
-                yield row, {kind: [str(self.path.parent / name) for name in names] for kind, names in paths.items()}
-
-    @staticmethod
-    def _read(number: int, row: dict, shown: dict) -> Question:
-        options = row.get("options") or None
-        if isinstance(options, list):
-            options = dict(zip(ascii_uppercase, options, strict=False))
-        text, truth = row.get("prompt") or row["question"], row["answer"]
-        if not (isinstance(text, str) and text.strip() and truth not in (None, "") and any(shown.values())):
-            raise ValueError("it needs a question, an answer, and an image or a video")
-        if options and not row.get("prompt"):
-            text += "\n" + " ".join(f"{letter}. {option}" for letter, option in options.items())
-        names = [str(row.get(name) or row.get(other) or "") for name, other in _LABELS]
-        scene = hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
-        medium = "video" if shown.get("video") else "image"
-        return Question(number, scene, *names, "choice" if options else "free", medium, text, options, str(truth))
+        self._file = QuestionFile(path)
+        self.name, self.sha256 = path.name, self._file.sha256
+        self._questions = [self._file.question(index) for index in range(len(self._file))]
 
     def groups(self) -> Iterator[list[int]]:
         """Questions in the order of their pictures' first occurrence, those about one picture together."""
@@ -175,19 +106,7 @@ class Table:
 
     def media(self, index: int, folder: str) -> list[dict]:
         """What is shown, as parts of a chat."""
-        shown = self._shown[index]
-        if "base64" in shown:
-            cell = shown["base64"]
-            try:
-                cells = ast.literal_eval(cell) if cell.startswith("[") else [cell]
-                pictures = [Image.open(io.BytesIO(base64.b64decode(cell))) for cell in cells]
-                return [{"type": "image", "image": read_image(picture)} for picture in pictures]
-            except Exception:  # a table's cell may hold anything
-                raise ValueError(f"{self.path}: the picture of question {index + 1} cannot be read") from None
-        return [{"type": kind, kind: name} for kind, names in shown.items() for name in names]
-
-
-_LABELS = (("task", "category"), ("level", "l2-category"))
+        return self._file.parts(index)
 
 
 def data_of(name: str) -> Garden | Table:
@@ -242,7 +161,8 @@ def draw(model, processor, question: Question, prefill: Prefill, seed: int, max_
     answers = [
         extract_answer("<think>" * ends_open + text, finished=end) for text, end in zip(texts, finished, strict=True)
     ]
-    right = [answers_match(answer, question.truth, question.options) for answer in answers]
+    judged = {answer: answers_match(answer, question.truth, question.options) for answer in set(answers)}
+    right = [judged[answer] for answer in answers]
     lengths = [len(rollout) for rollout in tokens]
 
     config, items = model.config, prefill.visual_items
@@ -403,7 +323,7 @@ def collect(args: argparse.Namespace) -> None:
     AvisSettings(seed=args.seed, max_new_tokens=args.max_new_tokens)  # refuses what is out of range
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else None
-    processes = args.processes or (1 if device or world > 1 else os.cpu_count())
+    processes = args.processes or (1 if device or world > 1 else os.cpu_count() or 1)
     if processes < 1:
         raise ValueError(f"--processes must be at least 1, got {processes}")
     data, weights = data_of(args.data), weights_sha256(args.model_path)

@@ -12,7 +12,8 @@ dev: on the scenes of the rule), with the 95% interval of the difference above 0
 import argparse
 import copy
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from tqdm import tqdm
 from policy.policy_model import Checkpoint, Network, Rule
 from policy.training import command_line, report, write_json
 from policy.training.collect import Collected
-from policy.training.metrics import Sample, auc, ceiling, cluster_weights, measures, reliability, summary
+from policy.training.metrics import Sample, auc, ceiling, cluster_weights, measures, others, reliability, summary
 
 PARTS = {"fit": 0.6, "stop": 0.2, "rule": 0.2}
 BATCH, EPOCHS, PATIENCE = 16, 60, 8  # scenes a step; epochs at most, and without a better one
@@ -168,8 +169,21 @@ def by_task(fitted: Sequence[dict], lines: Sequence[dict]) -> np.ndarray:
     return np.array([means.get(line["task"], overall) for line in lines])
 
 
+def _each(measure: Callable[[bool, bool], np.ndarray]) -> dict[str, Any]:
+    """An AUC, or what is made of AUCs, per item and per rollout, over all and within task."""
+    found = {}
+    for per_rollout, within in product((False, True), repeat=2):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            value = summary(measure(per_rollout, within))
+        found[f"auc_{'rollout' if per_rollout else 'item'}{'_within_task' * within}"] = value
+    return found
+
+
 def judge(guesses: dict[str, np.ndarray], lines: Sequence[dict], seed: int) -> dict[str, Any]:
-    """Every predictor's measures on these lines, over all and by group; differences; the ceiling."""
+    """Every predictor's measures on these lines, over all and by group; differences; the ceiling.
+
+    Of pictures with several questions among the lines, the ceiling stands beside what their other questions tell.
+    """
     scenes = [line["scene"] for line in lines]
     right = np.array([line["rollouts"]["right"] for line in lines])
     sample = Sample(right, np.array([line["task"] for line in lines]), cluster_weights(scenes, seed))
@@ -185,15 +199,24 @@ def judge(guesses: dict[str, np.ndarray], lines: Sequence[dict], seed: int) -> d
             labels = np.array([str(line[group]) for line in lines])
             row[group] = {str(x): measures(p[labels == x], sample.part(labels == x)) for x in np.unique(labels)}
         found["predictors"][name] = row
-    found["ceiling"], found["share_of_ceiling"], found["question_minus_visual"] = {}, {}, {}
-    for per_rollout, within in product((False, True), repeat=2):
-        name = f"auc_{'rollout' if per_rollout else 'item'}{'_within_task' * within}"
-        visual, question = (auc(guesses[kind], sample, per_rollout, within) for kind in ("visual", "question"))
-        most = ceiling(sample, scenes, per_rollout, within)
-        found["ceiling"][name] = summary(most)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found["share_of_ceiling"][name] = summary((visual - 0.5) / (most - 0.5))
-        found["question_minus_visual"][name] = summary(question - visual)
+    found["ceiling"] = _each(lambda *how: ceiling(sample, scenes, *how))
+    found["share_of_ceiling"] = _each(
+        lambda *how: (auc(guesses["visual"], sample, *how) - 0.5) / (ceiling(sample, scenes, *how) - 0.5)
+    )
+    found["question_minus_visual"] = _each(
+        lambda *how: auc(guesses["question"], sample, *how) - auc(guesses["visual"], sample, *how)
+    )
+    counts = Counter(scenes)
+    shared = np.array([counts[scene] > 1 for scene in scenes])
+    if shared.any():
+        part, of = sample.part(shared), [scene for scene in scenes if counts[scene] > 1]
+        found["pictures_with_other_questions"] = {
+            "n": len(of),
+            "scenes": len(set(of)),
+            "visual": _each(lambda *how: auc(guesses["visual"][shared], part, *how)),
+            "ceiling": _each(lambda *how: ceiling(part, of, *how)),
+            "other_questions": _each(lambda *how: others(part, of, *how)),
+        }
     return found
 
 

@@ -139,11 +139,11 @@ def measures(p: np.ndarray, sample: Sample) -> dict:
 
 
 def ceiling(sample: Sample, scenes: Sequence[str], per_rollout: bool, within_task: bool = False) -> np.ndarray:
-    """The AUC of the best guess that a picture alone allows: its questions' mean success, on disjoint rollouts.
+    """The AUC of a picture's mean success on disjoint rollouts: what the visual-only predictor is measured against.
 
     Half of a question's rollouts are what is ranked; the score is the mean over the picture's questions, of the other
-    half of this one's and of all rollouts of the others. Both halves take their turn. With one question a picture this
-    is the ceiling of any predictor, since nothing tells the picture from its question.
+    half of this one's and of all rollouts of the others. Both halves take their turn. So it knows something of the
+    question; with one question a picture it knows all of it, and is the ceiling of any predictor, not of visual ones.
 
     Returns:
         As `auc`.
@@ -157,6 +157,21 @@ def ceiling(sample: Sample, scenes: Sequence[str], per_rollout: bool, within_tas
         score = (sums + sample.right[:, 1 - half :: 2].mean(axis=1)) / counts
         found.append(auc(score, judged, per_rollout, within_task))
     return np.mean(found, axis=0)
+
+
+def others(sample: Sample, scenes: Sequence[str], per_rollout: bool, within_task: bool = False) -> np.ndarray:
+    """The AUC of the mean success of the picture's other questions, each scene having at least two.
+
+    What a picture tells whatever is asked of it, as far as so few questions show. Unlike `ceiling` it knows nothing of
+    the question itself; it is no bound, since a picture can also tell what is likely to be asked.
+
+    Returns:
+        As `auc`.
+    """
+    scenes = np.asarray(scenes)
+    same = scenes[:, None] == scenes[None]
+    score = (same @ sample.rate - sample.rate) / (same.sum(axis=1) - 1)
+    return auc(score, sample, per_rollout, within_task)
 
 
 def _bins(p: np.ndarray) -> np.ndarray:
