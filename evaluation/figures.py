@@ -96,7 +96,7 @@ def teaser(store: Store):
         if name != "AVIS" and (type(row.rollouts) is not int or row.tau is not None or row.rho == "policy"):
             continue
         one = results.outcome(name)
-        share, cost = one.accuracy(), one.relative(vanilla)["llm"]
+        share, cost = one.accuracy(), one.relative(vanilla)["llm"].value
         mark, colour, label = _family(row)
         is_named = label in (VANILLA[2], ROLLOUTS[2], KEYS[2], AVIS[2])
         axes.errorbar(

@@ -1,6 +1,7 @@
 """Measures a model by a recipe: every way of pruning that its rows name, one greedy and K sampled rollouts each.
 
-    python -m evaluation.run --recipe evaluation/recipes/dev.yaml --out evaluation/results/dev.jsonl.gz --processes 2
+    python -m evaluation.run --recipe evaluation/recipes/dev.yaml --policy-path policy_checkpoint.pt --processes 2 \\
+        --out evaluation/results/dev.jsonl.gz
 
 While it is under way the output is `dev.jsonl`: what the numbers hang on first, then a line an item, written and
 synced before it counts. Killed at any moment, the same command goes on; a larger `--limit` adds to what is there. The
@@ -18,10 +19,12 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import shlex
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -41,7 +44,8 @@ from evaluation.score import Row, row_of
 from evaluation.tasks import load_source
 from policy.answer import Answer, AvisSettings, VisualMemory, answer, load, pixel_bounds, versions, weights_sha256
 from policy.policy_model import PolicyModel
-from policy.vote import answers_match
+from policy.prompts import profile_for
+from policy.vote import answers_match, confidence
 
 TOKEN = 28  # pixels a side of a merged visual token
 # What rows and seeds decide, and what makes rollouts that cannot be voted on afterwards for every K.
@@ -165,8 +169,12 @@ class Bench:
         self.model, self.processor = load(model_path, device)
         self.recipe, self.runs = recipe, runs_of(recipe.rows)
         self.model_path, self.policy_path = model_path, policy_path
+        self.note: str | None = None  # what is to be told about the policy
         if self.policy:
-            self.policy.check(self.model.config.vision_config.out_hidden_size, weights_sha256(model_path))
+            width = self.model.config.vision_config.out_hidden_size
+            self.note = self.policy.check(width, weights_sha256(model_path))
+        if self.note:  # told once by who started the run, not by every process for every answer
+            warnings.filterwarnings("ignore", message=re.escape(self.note))
 
     def config(self) -> dict[str, Any]:
         """Everything that the numbers hang on."""
@@ -175,6 +183,7 @@ class Bench:
             "sha256": hashlib.sha256(Path(self.policy_path).read_bytes()).hexdigest(),
             "tau": self.policy.tau,
             "rho": self.policy.rho,
+            "fitted_on": self.policy.fingerprint,
         }
         return {
             "recipe": self.recipe.name,
@@ -252,6 +261,8 @@ class Bench:
                     "vision": greedy.flops["vision"],
                     "answers": [rollout.answer for rollout in rollouts],
                     "right": [int(answers_match(r.answer, asked.facts["truth"], asked.options)) for r in rollouts],
+                    # What a rollout weighs in a vote by confidence.
+                    "confidence": [round(confidence(rollout.mean_logprob), 4) for rollout in rollouts],
                     "tokens": [rollout.tokens for rollout in rollouts],
                     "finished": [int(rollout.finished) for rollout in rollouts],
                     "seconds": [round(sum(one.seconds.values()), 3) for one in found],
@@ -451,6 +462,9 @@ def run(args: argparse.Namespace, command: str) -> int:
     """Measure what is missing; returns the number of items that failed. Raises ValueError or OSError with one line."""
     recipe = read_recipe(args.recipe)
     recipe = replace(recipe, split=args.split or recipe.split, limit=args.limit or recipe.limit)
+    if args.profile:
+        profile_for("", args.profile)
+        recipe = replace(recipe, settings=recipe.settings | {"profile": args.profile})
     if args.policy_path is None:
         without = [row.name for row in recipe.rows if row.needs_policy]
         if without:
@@ -474,6 +488,8 @@ def run(args: argparse.Namespace, command: str) -> int:
     out = args.out or Path("runs") / f"{recipe.name}-{'-'.join(names)}.jsonl.gz"
     journal = Journal(out, bench.config(), environment)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by `accelerate launch`
+    if bench.note and rank == 0:
+        print(f"note: {bench.note}", file=sys.stderr)
     left = [(number, index) for number, index in items if (names[number], index) not in journal.done][rank::world]
     if args.processes > 1:
         records = _by_workers(args.processes, arguments, left)
@@ -492,6 +508,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--recipe", type=Path, required=True, help="a file as those in evaluation/recipes")
     parser.add_argument("--model-path", default="models/garden-tiny")
     parser.add_argument("--policy-path", help="without it, rows that need a policy are left out")
+    parser.add_argument("--profile", help="form of the answer, of policy.prompts; default: by the model's name")
     parser.add_argument("--tasks", nargs="+", default=["garden"], help="garden, or .jsonl or VLMEvalKit's .tsv files")
     parser.add_argument("--split", help="of the garden, instead of the recipe's")
     parser.add_argument("--limit", type=int, help="the first n items of each source, instead of the recipe's number")

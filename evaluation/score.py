@@ -2,10 +2,10 @@
 
     results = read(Path("evaluation/results/test.jsonl.gz"))
     avis, vanilla = results.outcome("AVIS"), results.outcome("vanilla")
-    avis.accuracy(), avis.relative(vanilla)["llm"], difference(avis, vanilla)
+    avis.accuracy(), avis.relative(vanilla)["llm"].value, difference(avis, vanilla)
 
 A run of `evaluation.run` records, for every item and way of pruning, one greedy rollout and as many sampled ones as any
-row asks for. K = 1 is the greedy one, K > 1 the vote over the first K sampled ones.
+row asks for. K = 1 is the greedy one, K > 1 the vote over the first K sampled ones: by majority, or by confidence.
 """
 
 import gzip
@@ -153,6 +153,19 @@ def paired_difference(values: np.ndarray, clusters: Sequence[Any]) -> Difference
     return Difference(float(values.mean()), float(low), float(high), float(p))
 
 
+def ratio_interval(a: np.ndarray, b: np.ndarray, clusters: Sequence[Any]) -> tuple[float, float]:
+    """The 95% percentile interval of sum(a) / sum(b) over resampled clusters.
+
+    Args:
+        a, b: `(n,)`, one value an item.
+        clusters: `(n,)`, as for `paired_difference`.
+    """
+    _, inverse = np.unique(np.asarray(clusters), return_inverse=True)
+    weights = _weights(int(inverse.max()) + 1)
+    low, high = np.quantile((weights @ np.bincount(inverse, a)) / (weights @ np.bincount(inverse, b)), (0.025, 0.975))
+    return float(low), float(high)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted for a family of comparisons (Holm 1979), in their order."""
     adjusted, running = [0.0] * len(p_values), 0.0
@@ -170,8 +183,8 @@ class Outcome:
     """What one row did. Arrays are `(seeds, items)`; FLOPs are floats.
 
     right: 1 or 0 (between them where K is an expectation). rollouts: K. rho: the fraction pruned of an item's visual
-    tokens. vision, prefill, decode: FLOPs. decode_stopped: of decoding that ends when the vote is decided. tokens:
-    written by all rollouts. items: the records, for grouping.
+    tokens. vision, prefill, decode: FLOPs. tokens: written by all rollouts. decode_stopped, tokens_stopped: of decoding
+    that ends when the vote is decided. items: the records, for grouping.
     """
 
     row: Row
@@ -184,6 +197,7 @@ class Outcome:
     decode: np.ndarray
     decode_stopped: np.ndarray
     tokens: np.ndarray
+    tokens_stopped: np.ndarray
 
     def where(self, keep: Callable[[dict], bool]) -> "Outcome":
         """The same, of some of the items."""
@@ -199,11 +213,30 @@ class Outcome:
         scenes = len({item["scene"] for item in self.items})
         return Share(value, *wilson(value * scenes, scenes), len(self.items))
 
-    def relative(self, vanilla: "Outcome", stopped: bool = False) -> dict[str, float]:
-        """FLOPs over all items as a fraction of vanilla's on the same items: "llm" (the paper's #F) and "total"."""
-        decode = self.decode_stopped if stopped else self.decode
-        llm, base = (self.prefill + decode).mean(), (vanilla.prefill + vanilla.decode).mean()
-        return {"llm": llm / base, "total": (llm + self.vision.mean()) / (base + vanilla.vision.mean())}
+    def relative(self, vanilla: "Outcome", stopped: bool = False) -> dict[str, Share]:
+        """FLOPs over all items as a fraction of vanilla's on the same items: "llm" (the paper's #F) and "total".
+
+        With percentile intervals over resampled scenes; a fraction may well exceed 1.
+        """
+        mine, base = self._spent(stopped), vanilla._spent(False)
+        scenes = [item["scene"] for item in self.items]
+        return {
+            name: Share(
+                float(mine[name].sum() / base[name].sum()),
+                *ratio_interval(mine[name], base[name], scenes),
+                len(self.items),
+            )
+            for name in mine
+        }
+
+    def _spent(self, stopped: bool) -> dict[str, np.ndarray]:
+        """FLOPs of each item, seeds averaged, in both accountings."""
+        llm = (self.prefill + (self.decode_stopped if stopped else self.decode)).mean(axis=0)
+        return {"llm": llm, "total": llm + self.vision.mean(axis=0)}
+
+    def saved(self) -> float:
+        """The share of tokens that need not be written when decoding ends as soon as the vote is decided."""
+        return float(1 - self.tokens_stopped.sum() / self.tokens.sum())
 
 
 def difference(a: Outcome, b: Outcome) -> Difference:
@@ -237,10 +270,14 @@ class Results:
             return None
         return self.outcome_of(row)
 
-    def outcome_of(self, row: Row) -> Outcome:
-        """What any row with a recorded run did. Raises ValueError when the run has fewer rollouts than it needs."""
+    def outcome_of(self, row: Row, weighted: bool = False) -> Outcome:
+        """What any row with a recorded run did. Raises ValueError when the run has fewer rollouts than it needs.
+
+        Args:
+            weighted: votes weigh their rollouts' confidence; only for rows whose K is a number.
+        """
         if type(row.rollouts) is int:
-            return Outcome(row, self.items, **self._try(row.run, row.rollouts))
+            return Outcome(row, self.items, **self._try(row.run, row.rollouts, weighted))
         tried = {k: self._try(row.run, k) for k in CHOICES}
         shape = (len(self.config["seeds"]), len(self.items))
         if row.rollouts == "permuted":
@@ -265,25 +302,26 @@ class Results:
         chosen = np.array([item["policy"]["rollouts"] for item in self.items])
         return np.broadcast_to(chosen, (len(self.config["seeds"]), len(chosen)))
 
-    def _try(self, run: str, k: int) -> dict[str, np.ndarray]:
+    def _try(self, run: str, k: int, weighted: bool = False) -> dict[str, np.ndarray]:
         """One way of pruning with one K on every item; kept, since rows share it."""
-        if (run, k) not in self._tried:
+        if (run, k, weighted) not in self._tried:
             seeds = range(len(self.config["seeds"]))
-            found = [[self._vote(item["runs"][run][seed], k) for item in self.items] for seed in seeds]
-            self._tried[run, k] = {
+            found = [[self._vote(item["runs"][run][seed], k, weighted) for item in self.items] for seed in seeds]
+            self._tried[run, k, weighted] = {
                 name: np.array([[one[name] for one in of_seed] for of_seed in found], dtype=np.float64)
                 for name in found[0][0]
             }
-        return self._tried[run, k]
+        return self._tried[run, k, weighted]
 
-    def _vote(self, record: dict, k: int) -> dict[str, float]:
+    def _vote(self, record: dict, k: int, weighted: bool) -> dict[str, float]:
         drawn = slice(0, 1) if k == 1 else slice(1, k + 1)
         answers, tokens = record["answers"][drawn], record["tokens"][drawn]
         if len(answers) < k:
             raise ValueError(f"K = {k} was asked for, {len(record['answers']) - 1} rollouts were sampled")
-        index = majority_vote(answers).index
+        weights = record["confidence"][drawn] if weighted else None
+        index = majority_vote(answers, weights=weights).index
         read = record["read"]
-        stop = stopping_length(answers, tokens)
+        stop = stopping_length(answers, tokens, weights)
         return {
             "right": 0 if index is None else record["right"][drawn][index],
             "rollouts": k,
@@ -293,6 +331,7 @@ class Results:
             "decode": sum(self._decode(read, length) for length in tokens),
             "decode_stopped": sum(self._decode(read, min(length, stop)) for length in tokens),
             "tokens": sum(tokens),
+            "tokens_stopped": sum(min(length, stop) for length in tokens),
         }
 
     def best_by_task(self, run: str = "rho=0") -> dict[str, int]:
@@ -306,16 +345,20 @@ class Results:
         return found
 
 
-def stopping_length(answers: Sequence[str | None], tokens: Sequence[int]) -> int:
+def stopping_length(
+    answers: Sequence[str | None], tokens: Sequence[int], weights: Sequence[float] | None = None
+) -> int:
     """How many tokens each of these rollouts writes at most, when decoding ends as soon as the vote is decided.
 
-    All rollouts write one token a step, and vote when they end.
+    All rollouts write one token a step, and vote when they end; with weights, as heavily as these say.
     """
     if len(answers) == 1:
         return tokens[0]
     forms = [normal_form(answer) for answer in answers]
     for length in sorted(set(tokens)):
-        if is_decided({i: forms[i] for i, own in enumerate(tokens) if own <= length}, len(answers)):
+        ended = [i for i, own in enumerate(tokens) if own <= length]
+        weighed = None if weights is None else {i: weights[i] for i in ended}
+        if is_decided({i: forms[i] for i in ended}, len(answers), weighed):
             return length
     raise AssertionError("a vote is decided when every rollout has ended")
 

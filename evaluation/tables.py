@@ -2,15 +2,17 @@
 
     python -m evaluation.tables             # prints every table that the results allow
     python -m evaluation.tables --check     # exit status 1 when a shown table is not what the results say
-    python -m evaluation.tables --write     # puts them there
+    python -m evaluation.tables --write     # puts them there, and all of them into evaluation/results/TABLES.md
+    python -m evaluation.tables --from-vlmevalkit DIR     # prints the paper's tables from VLMEvalKit's outputs
 
 A document shows the table KIND of `evaluation/results/RESULT.jsonl.gz` between two lines:
 
     <!-- table: KIND RESULT -->
     <!-- end -->
 
-Kinds are in `TABLES`. Percentages are right answers with 95% intervals (Wilson's, for as many trials as scenes; two
-seeds are averaged); differences have percentile intervals of 10,000 resamples, clustered by scene.
+Kinds are in `TABLES`, and in `REPORTS` those of JSON reports. Percentages are right answers with 95% intervals
+(Wilson's, for as many trials as scenes; two seeds are averaged); differences, and FLOPs relative to vanilla, have
+percentile intervals of 10,000 resamples, clustered by scene.
 """
 
 import argparse
@@ -24,12 +26,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from evaluation.score import Outcome, Results, Share, constant_guess, difference, holm, read, wilson
+import yaml
+
+from evaluation.adapters import vlmevalkit_results
+from evaluation.score import Outcome, Results, Row, Share, constant_guess, difference, holm, read, wilson
 from policy.answer import weights_sha256
+from policy.policy_model import CHOICES
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED, POLICY = Path("models/garden-tiny"), Path("policy_checkpoint.pt")
 OTHERS = "backbone-"  # results of other models begin like this
+ALL = Path("evaluation/results/TABLES.md")
 _BLOCK = re.compile(r"<!-- table: ([^\n]*?) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 Table = list[list[str]]  # the head, then lines
@@ -53,11 +60,12 @@ class Store:
             dev = self.result("dev")
             tasks = {item["task"] for item in dev.items}
             if {item["task"] for item in results.items} <= tasks and {"VRS K=7"} <= set(dev.rows):
-                results.by_task = dev.best_by_task()
+                # Where dev was pruned as AVIS prunes, what is best there, else what is best without pruning.
+                results.by_task = dev.best_by_task(dev.rows["AVIS" if "AVIS" in dev.rows else "VRS K=7"].run)
         return results
 
     def _report(self, name: str) -> dict[str, Any]:
-        """A JSON report of the policy's fitting."""
+        """A JSON report: of the policy's fitting, or, as `speed/NAME`, of `evaluation.speed`."""
         try:
             return json.loads((self.folder / f"{name}.json").read_text())
         except (OSError, ValueError) as error:
@@ -83,9 +91,15 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def fraction(share: Share) -> str:
+    """`0.42 (0.40 to 0.44)`; without an interval where there is nothing to vary, as for vanilla itself."""
+    interval = f" ({share.low:.2f} to {share.high:.2f})" if share.high - share.low > 1e-9 else ""
+    return f"{share.value:.2f}{interval}"
+
+
 def _flops(one: Outcome, vanilla: Outcome) -> list[str]:
     cost = one.relative(vanilla)
-    return [f"{cost['llm']:.2f}", f"{cost['total']:.2f}"]
+    return [fraction(cost["llm"]), fraction(cost["total"])]
 
 
 def _is_video(item: dict) -> bool:
@@ -109,11 +123,15 @@ def _values(results: Results, name: str) -> list:
 def _about(results: Results) -> str:
     """What a table's numbers hang on, in one line."""
     config, seeds = results.config, [str(seed) for seed in results.config["seeds"]]
-    backend = config["backend"]
+    backend, profile = config["backend"], config["settings"].get("profile")
+    fitted_on = config["policy"] and config["policy"].get("fitted_on", config["weights_sha256"])
+    model = f"model {config['model']} ({config['weights_sha256'][:8]})" + (f", asked as {profile}" if profile else "")
+    if fitted_on and fitted_on != config["weights_sha256"]:
+        model += f", policy fitted on other weights ({fitted_on[:8]})"
     return (
         f"{len(results.items)} items of {', '.join(config['sources'])}; seed{'s' * (len(seeds) > 1)} "
         f"{' and '.join(seeds)}; {backend['device']}, {backend['dtype']}, {backend['attention']}; "
-        f"model {config['model']} ({config['weights_sha256'][:8]}); `{results.environment['command']}`"
+        f"{model}; `{results.environment['command']}`"
     )
 
 
@@ -134,8 +152,62 @@ def settings(results: Results) -> Table:
         line += [percent(one.where(keep).accuracy()) for keep in (_is_picture, _is_video)]
         line += [percent(one.where(_of("level", level)).accuracy(), 0) for level in levels]
         line += [f"{one.rollouts.mean():.2f}", f"{one.rho.mean():.2f}", *_flops(one, vanilla)]
-        lines.append([*line, f"{one.relative(vanilla, stopped=True)['llm']:.2f}"])
+        lines.append([*line, fraction(one.relative(vanilla, stopped=True)["llm"])])
     return lines
+
+
+# What is asked of full AVIS: against each of these, multiple choice and free answers apart.
+_FORMS = (
+    *("vanilla", "VRS K=3", "VRS K=5", "VRS K=7", "KDV rho=0.75", "KDV rho=0.75, K=5"),
+    *("AVIS", "AVIS, K permuted"),
+)
+
+
+def _by_form(results: Results) -> list[tuple[str, Callable[[dict], bool]]]:
+    """All items, then those of each form that there is more than one of."""
+    names = {"choice": "multiple choice", "free": "free"}
+    forms = [form for form in names if form in _values(results, "form")]
+    return [("all", lambda item: True), *((names[form], _of("form", form)) for form in forms if len(forms) > 1)]
+
+
+def forms(results: Results) -> Table:
+    """One line a row, over all, of multiple choice and of free answers: accuracy, and its difference from vanilla."""
+    head = ["form", "setting", "accuracy", "minus vanilla, points", "p (Holm)", "#F LLM-only", "#F total"]
+    lines = [[*head, "mean K", "mean rho", "tokens saved by early stop, %"]]
+    outcomes = {name: one for name in _FORMS if (one := results.outcome(name))}
+    for form, keep in _by_form(results):
+        mine = {name: one.where(keep) for name, one in outcomes.items()}
+        vanilla = mine["vanilla"]
+        found = {name: difference(one, vanilla) for name, one in mine.items() if name != "vanilla"}
+        adjusted = dict(zip(found, holm([one.p for one in found.values()]), strict=True))
+        for name, one in mine.items():
+            line = [form, name, percent(one.accuracy())]
+            line += [_points(found[name]), _p(adjusted[name])] if name in found else ["", ""]
+            line += [*_flops(one, vanilla), f"{one.rollouts.mean():.2f}", f"{one.rho.mean():.2f}"]
+            lines.append([*line, f"{100 * one.saved():.1f}"])
+    return lines
+
+
+def votes(results: Results) -> Table:
+    """The vote that weighs rollouts by confidence against plain majority, on the same rollouts."""
+    groups = _by_form(results)
+    lines = [["pruning", "K", "majority", "by confidence", "p (Holm)"]]
+    lines[0][4:4] = [f"by confidence minus majority, {form}, points" for form, _ in groups]
+    lines[0] += ["tokens saved by early stop, %: majority", "by confidence"]
+    sampled: dict[str, Row] = {}
+    for row in results.rows.values():
+        if row.pruner == "kdv" and row.sampled > (sampled[row.run].sampled if row.run in sampled else 0):
+            sampled[row.run] = row
+    found = []
+    for run, row in sampled.items():
+        for k in (k for k in CHOICES[1:] if k <= row.sampled):
+            one = Row(run, rho=row.rho, tau=row.tau, rollouts=k)
+            plain, weighted = results.outcome_of(one), results.outcome_of(one, weighted=True)
+            by_form = [difference(weighted.where(keep), plain.where(keep)) for _, keep in groups]
+            line = [run, str(k), percent(plain.accuracy()), percent(weighted.accuracy()), *map(_points, by_form)]
+            found.append((by_form[0].p, line, [f"{100 * vote.saved():.1f}" for vote in (plain, weighted)]))
+    adjusted = holm([p for p, _, _ in found])
+    return [*lines, *([*line, _p(p), *saved] for p, (_, line, saved) in zip(adjusted, found, strict=True))]
 
 
 def tasks(results: Results) -> Table:
@@ -326,8 +398,43 @@ def _measure(found: dict | None) -> str:
     return f"{found['value']:.3f} ({found['ci95'][0]:.3f} to {found['ci95'][1]:.3f})"
 
 
-TABLES = {one.__name__: one for one in (settings, tasks, goals, paper1, paper2, controls, pruners, backbones, grid)}
-REPORTS = {one.__name__: one for one in (predictors, rules)}  # of JSON reports, not of results
+def latency(report: dict[str, Any]) -> Table:
+    """The paper's table 3: seconds for pairs of picture and question, from a report of `evaluation.speed`."""
+    pairs = report["latency"]["pairs"]
+    head = ["(rho, K)", f"seconds, {pairs} pairs", "times faster than vanilla"]
+    lines = [[*head, "the paper's, 7B on one L40 with vLLM"]]
+    for row in report["latency"]["rows"]:
+        low, high = row["ci95"]
+        interval = "" if row["setting"] == "(0, 1)" else f" ({low:.2f} to {high:.2f})"
+        faster = f"{row['faster_than_vanilla']:.2f}{interval}"
+        lines.append([row["setting"], f"{row['seconds']:.1f}", faster, f"{row['paper']:.2f}"])
+    return lines
+
+
+def _about_fitting(report: dict[str, Any]) -> str:
+    return f"{report['n']} questions; weights {report['weights_sha256'][:8]}; `{report['command']}`"
+
+
+def _about_latency(report: dict[str, Any]) -> str:
+    config = report["config"]
+    mix = ", ".join(f"{k} ({100 * share:.0f}%)" for k, share in report["latency"]["k_mix"].items())
+    tokens = " and ".join(map(str, config["visual_tokens"]))
+    return (
+        f"Geometry {config['geometry']} ({config['parameters'] / 1e9:.2f}B random weights); {config['hardware']}, "
+        f"{config['threads']} threads, {config['device']}, {config['dtype']}, {config['attention']}; {tokens} visual "
+        f"tokens a picture in turn, {config['new_tokens']} new tokens a rollout, shared prefill; AVIS-like is rho = "
+        f"0.75 with K dealt as {mix}; torch {config['versions']['torch']}, seed {config['seed']}"
+    )
+
+
+_RESULTS = (settings, forms, votes, tasks, goals, paper1, paper2, controls, pruners, backbones, grid)
+TABLES = {one.__name__: one for one in _RESULTS}
+# Of JSON reports, not of results: the table, and what it hangs on.
+REPORTS = {
+    "predictors": (predictors, _about_fitting),
+    "rules": (rules, _about_fitting),
+    "latency": (latency, _about_latency),
+}
 
 
 def _fits(kind: str, results: Results) -> bool:
@@ -336,13 +443,16 @@ def _fits(kind: str, results: Results) -> bool:
     if kind in ("paper2", "controls"):
         return "AVIS" in rows
     if kind in ("tasks", "goals"):
-        return rows == {"vanilla", "VRS K=3", "VRS K=5", "VRS K=7"}
+        return results.config["recipe"] == "dev"
     is_other = results.config["recipe"] == "backbones"
     is_grid = results.config["recipe"] == "grid"
     if kind == "grid" or is_grid:
         return kind == "grid" and is_grid
     if kind == "backbones" or is_other:
         return kind == "backbones" and is_other
+    if kind == "votes":
+        recorded = [record for seeds in results.items[0]["runs"].values() for record in seeds]
+        return all("confidence" in record for record in recorded) and max(r.sampled for r in results.rows.values()) > 1
     if kind == "pruners":
         return any(row.pruner != "kdv" for row in results.rows.values())
     return True
@@ -353,10 +463,9 @@ def block(kind: str, name: str, store: Store) -> str:
     if kind in REPORTS:
         report = store.report(name)
         try:
-            lines = REPORTS[kind](report)
+            lines, about = (make(report) for make in REPORTS[kind])
         except (KeyError, TypeError) as error:
             raise ValueError(f"{name}.json has no {error}") from None
-        about = f"{report['n']} questions; weights {report['weights_sha256'][:8]}; `{report['command']}`"
     elif kind in TABLES:
         results = store.result(name)
         try:
@@ -366,8 +475,93 @@ def block(kind: str, name: str, store: Store) -> str:
         about = _about(results)
     else:
         raise ValueError(f"no table {kind!r}; there are {', '.join([*TABLES, *REPORTS])}")
+    return f"{_markdown(lines)}\n\n{about}\n"
+
+
+def _markdown(lines: Table) -> str:
     body = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in body) + f"\n\n{about}\n"
+    return "\n".join(f"| {' | '.join(line)} |" for line in body)
+
+
+def everything(store: Store) -> str:
+    """Every table that the results allow, as a document. Raises ValueError with one line."""
+    shown = [(kind, name) for name in store.names() for kind in TABLES if _fits(kind, store.result(name))]
+    for kind, name in (("predictors", "policy-fit"), ("rules", "policy-calibrate")):
+        shown += [(kind, name)] * (store.folder / f"{name}.json").exists()
+    speed = [f"speed/{path.stem}" for path in sorted(store.folder.glob("speed/*.json"))]
+    shown += [("latency", name) for name in speed if "latency" in store.report(name)]
+    parts = ["# Every table\n\nMade by `python -m evaluation.tables --write` from the results beside it.\n"]
+    for kind, name in shown:
+        table = REPORTS[kind][0] if kind in REPORTS else TABLES[kind]
+        parts.append(f"## {kind} {name}\n\n{table.__doc__}\n\n{block(kind, name, store)}")
+    return "\n".join(parts)
+
+
+# --------------------------------------------------------------------------------------------------------- VLMEvalKit
+
+
+def from_vlmevalkit(folder: Path) -> str:
+    """The paper's tables from a work folder of VLMEvalKit, each model's: 1, and 2 and 4 in one, by setting.
+
+    Raises ValueError with one line when a model has no vanilla run, which #F is relative to.
+    """
+    found, named = vlmevalkit_results.read_settings(folder), {}
+    for recipe in ("paper_images", "paper_videos"):
+        data = yaml.safe_load((ROOT / "evaluation" / "recipes" / f"{recipe}.yaml").read_text())["data"]
+        named |= {value: name for name, value in data.items()}
+    parts = []
+    for model in dict.fromkeys(one.model for one in found):
+        mine = [one for one in found if one.model == model]
+        if mine[0].spent != "vanilla":
+            raise ValueError(f"{folder} has no vanilla run of {model}: #F is relative to one, made without other flags")
+        parts += _of_vlmevalkit(model, mine, named)
+    return "\n\n".join(parts)
+
+
+def _of_vlmevalkit(model: str, found: list[vlmevalkit_results.Setting], named: dict[str, str]) -> list[str]:
+    """Both tables of one model; `found` begins with vanilla, `named` are the paper's names of data sets."""
+    vanilla, order = found[0], list(named)
+    data = sorted(vanilla.records, key=lambda one: (order.index(one) if one in named else len(order), one))
+    head = ["benchmark"]
+    for one in found:
+        head += [f"{one.name} ({one.spent})", "#F LLM-only; total"]
+    of_means = ["setting", "pictures", "clips", "minus vanilla, points", "#F LLM-only", "#F total"]
+    by_data, by_setting = [head], [[*of_means, "mean K", "mean rho"]]
+    for part in data:
+        line = [named.get(part, part)]
+        for one in found:
+            cost, score = one.cost(part, vanilla), one.scores.get(part)
+            told = "" if cost is None else "; ".join(fraction(cost[name]) for name in ("llm", "total"))
+            line += ["" if score is None else f"{score:.1f}", told]
+        by_data.append(line)
+    for one in found:
+        # Means over the benchmarks that all settings have answered and the harness has scored.
+        both = [p for p in data if all(p in s.records and s.scores.get(p) is not None for s in found)]
+        if not both:
+            break
+        halves = [[p for p in both if vanilla.is_video(p) == is_video] for is_video in (False, True)]
+        means = ["" if not half else f"{sum(one.scores[p] for p in half) / len(half):.1f}" for half in halves]
+        gain = sum(one.scores[p] - vanilla.scores[p] for p in both) / len(both)
+        costs = [one.cost(p, vanilla) for p in both]
+        if None in costs:
+            raise ValueError(f"{one.name} and {vanilla.name} have answered no same question of a benchmark")
+        spent = [f"{sum(cost[name].value for cost in costs) / len(costs):.2f}" for name in ("llm", "total")]
+        name = f"{one.name} ({one.spent})"
+        means += ["" if one is vanilla else f"{gain:+.1f}", *spent]
+        by_setting.append([name, *means, f"{one.mean('num_rollouts', both):.2f}", f"{one.mean('rho', both):.2f}"])
+    stops = any(one.config["settings"]["early_stop"] for one in found)
+    failed = ", ".join(f"{one.name} {one.failed}" for one in found if one.failed)
+    about = [
+        f"Scores are VLMEvalKit's, without intervals, since its score files hold no single question; #F is relative to "
+        f"{vanilla.name} on the same questions{', with early stop of the vote' if stops else ''}, with intervals that "
+        f"resample questions; weights {str(vanilla.config['weights_sha256'])[:8]}.",
+        f"Failed questions, scored as wrong: {failed}." if failed else "",
+        "The second table has means over the benchmarks that every setting has a score of.",
+    ]
+    tables = [f"## {model}: by benchmark\n\n{_markdown(by_data)}"]
+    if len(by_setting) > 1:
+        tables.append(f"## {model}: by setting\n\n{_markdown(by_setting)}")
+    return [*tables, " ".join(filter(None, about))]
 
 
 # ------------------------------------------------------------------------------------------------- documents and checks
@@ -407,8 +601,10 @@ def check(root: Path) -> list[str]:
         except ValueError as error:
             problems.append(str(error))
             continue
-        if results.config["weights_sha256"] != shipped and not name.startswith(OTHERS):
-            problems.append(f"{name} was measured with other weights than {SHIPPED} has")
+        model = Path("models") / results.config["model"] if name.startswith(OTHERS) else SHIPPED
+        # Another model need not be here; where it is, it is the one that was measured.
+        if (root / model).is_dir() and results.config["weights_sha256"] != weights_sha256(str(root / model)):
+            problems.append(f"{name} was measured with other weights than {model} has")
         if results.config["policy"] and results.config["policy"]["sha256"] != policy_hash:
             problems.append(f"{name} was measured with another policy than {POLICY}")
         problems += [f"{name}: {line}" for line in disagreements(results)]
@@ -428,6 +624,11 @@ def check(root: Path) -> list[str]:
             problems.append(f"{path.relative_to(root)}: {error}")
     if not shown:
         problems.append("no document shows a table")
+    try:
+        if not (root / ALL).exists() or (root / ALL).read_text() != everything(store):
+            problems.append(f"{ALL} is not what the results say: run python -m evaluation.tables --write")
+    except (ValueError, OSError) as error:
+        problems.append(f"{ALL}: {error}")
     return problems
 
 
@@ -443,11 +644,12 @@ def disagreements(results: Results) -> list[str]:
 
 
 def write(root: Path) -> list[Path]:
-    """Renew the tables of all documents; those that changed. Raises ValueError or OSError with one line."""
+    """Renew the tables of all documents, and the document of all tables; those that changed. Raises as `renewed`."""
     store, changed = Store(root / "evaluation" / "results"), []
     made = {path: renewed(path.read_text(), store) for path in documents(root)}
+    made[root / ALL] = everything(store)
     for path, text in made.items():
-        if text != path.read_text():
+        if not path.exists() or text != path.read_text():
             part = path.with_name(f".{path.name}.part")
             part.write_text(text)
             os.replace(part, path)
@@ -461,6 +663,7 @@ def main(argv: list[str] | None = None) -> int:
     does = parser.add_mutually_exclusive_group()
     does.add_argument("--check", action="store_true", help="fail when a shown table is not what the results say")
     does.add_argument("--write", action="store_true", help="renew the tables of README and cards")
+    does.add_argument("--from-vlmevalkit", type=Path, metavar="DIR", help="the launcher's --work-dir, after its runs")
     parser.add_argument("--root", type=Path, default=ROOT, help="the repository's folder")
     args = parser.parse_args(argv)
     try:
@@ -473,14 +676,10 @@ def main(argv: list[str] | None = None) -> int:
             for path in write(args.root):
                 print(path)
             return 0
-        store = Store(args.root / "evaluation" / "results")
-        for name in store.names():
-            for kind in TABLES:
-                if _fits(kind, store.result(name)):
-                    print(f"## {kind} {name}\n\n{block(kind, name, store)}")
-        for kind, name in (("predictors", "policy-fit"), ("rules", "policy-calibrate")):
-            if (store.folder / f"{name}.json").exists():
-                print(f"## {kind} {name}\n\n{block(kind, name, store)}")
+        if args.from_vlmevalkit:
+            print(from_vlmevalkit(args.from_vlmevalkit))
+            return 0
+        print(everything(Store(args.root / "evaluation" / "results")), end="")
     except (ValueError, OSError) as error:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2

@@ -8,10 +8,12 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from itertools import permutations, product
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from scipy.stats import binomtest
 from transformers import Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl import flops
@@ -30,6 +33,7 @@ from evaluation.score import (
     difference,
     holm,
     paired_difference,
+    ratio_interval,
     read,
     row_of,
     stopping_length,
@@ -39,7 +43,7 @@ from evaluation.tasks import load_source
 from garden.make import make
 from policy.answer import AvisSettings, answer, weights_sha256
 from policy.policy_model import CHOICES, Checkpoint, Network, Rule
-from policy.vote import majority_vote
+from policy.vote import confidence, majority_vote
 
 ROOT = Path(__file__).resolve().parents[1]
 # Those with `data` are of VLMEvalKit's sets, for its launcher.
@@ -76,7 +80,12 @@ def made_up(rows: list[dict], count: int = 40, seeds: int = 1, seed: int = 0, **
     items = []
     for index in range(count):
         item = {"source": "garden-test", "item": index, "task": "ab"[index % 2], "level": 1 + index // 2 % 2}
-        item |= {"medium": "video" if index % 4 == 3 else "image", "form": "free", "scene": index // 2, "truth": "3"}
+        item |= {
+            "medium": "video" if index % 4 == 3 else "image",
+            "form": "choice" if index % 5 else "free",
+            "scene": index // 2,
+            "truth": "3",
+        }
         item |= {"policy": {"rollouts": rng.choice(CHOICES), "p": 0.5, "bin": 0}, "runs": {}}
         for name, row in runs.items():
             item["runs"][name] = []
@@ -91,6 +100,7 @@ def made_up(rows: list[dict], count: int = 40, seeds: int = 1, seed: int = 0, **
                         "vision": 5000,
                         "answers": answers,
                         "right": [int(one in ("3", "three")) for one in answers],
+                        "confidence": [round(rng.random(), 4) for _ in answers],
                         "tokens": [rng.randint(5, 30) for _ in answers],
                         "finished": [1] * 10,
                         "seconds": [0.1, 0.2],
@@ -106,6 +116,7 @@ def made_up(rows: list[dict], count: int = 40, seeds: int = 1, seed: int = 0, **
         "recipe": "garden",
         "rows": rows,
         "seeds": list(range(seeds)),
+        "settings": {},
         "sources": {"garden-test": None},
         "model": "garden-tiny",
         "weights_sha256": hashlib.sha256(b"weights").hexdigest(),
@@ -182,9 +193,65 @@ def test_votes_and_costs_by_brute_force():
         llm += flops.prefill_flops(config, 45) + decode
         base += flops.prefill_flops(config, 120) + flops.decode_flops(config, 120, plain["tokens"][0])
     relative = found.relative(vanilla)
-    assert relative["llm"] == pytest.approx(llm / base)
-    assert relative["total"] == pytest.approx((llm + 24 * 5000) / (base + 24 * 5000))
+    assert relative["llm"].value == pytest.approx(llm / base)
+    assert relative["total"].value == pytest.approx((llm + 24 * 5000) / (base + 24 * 5000))
     assert np.allclose(found.rho, 0.75) and (found.rollouts == 5).all()
+
+
+def test_flops_have_intervals_by_scene():
+    """Guards against: an interval of a mean of ratios, or of items that are drawn without their scene."""
+    rng = np.random.default_rng(2)
+    a, b = rng.uniform(1, 2, 40), rng.uniform(2, 4, 40)
+    found = ratio_interval(a, b, np.arange(40))
+    drawn = [rng.integers(0, 40, 40) for _ in range(4000)]
+    assert found == pytest.approx(np.quantile([a[d].sum() / b[d].sum() for d in drawn], [0.025, 0.975]), abs=0.01)
+    assert ratio_interval(np.repeat(a, 3), np.repeat(b, 3), np.repeat(np.arange(40), 3)) == pytest.approx(found)
+    results = made_up([VANILLA, {"name": "row", "rho": 0.75, "rollouts": 5}])
+    vanilla, row = (results.outcome(name).relative(results.outcome("vanilla"))["llm"] for name in ("vanilla", "row"))
+    assert tables.fraction(vanilla) == "1.00" and row.low < row.value < row.high
+    assert tables.fraction(row) == f"{row.value:.2f} ({row.low:.2f} to {row.high:.2f})"
+
+
+def test_votes_by_confidence_by_brute_force():
+    """Guards against: weights of other rollouts, or a table of votes that compares something else."""
+    results = made_up([VANILLA, {"name": "VRS K=5", "rollouts": 5}])
+    one = Row("k", rollouts=5)
+    plain, weighted = results.outcome_of(one), results.outcome_of(one, weighted=True)
+    for number, item in enumerate(results.items):
+        record = item["runs"]["rho=0"][0]
+        index = majority_vote(record["answers"][1:6], weights=record["confidence"][1:6]).index
+        assert weighted.right[0, number] == (0 if index is None else record["right"][1:6][index])
+    assert (plain.right != weighted.right).any()
+    head, *lines = tables.votes(results)
+    assert [line[:2] for line in lines] == [["rho=0", "3"], ["rho=0", "5"]]  # 7 were not sampled
+    line = dict(zip(head, lines[1], strict=False))
+    assert line["majority"] == tables.percent(plain.accuracy())
+    free = [part.where(lambda item: item["form"] == "free") for part in (weighted, plain)]
+    gain = difference(*free)
+    told = f"{100 * gain.value:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+    assert line["by confidence minus majority, free, points"] == told
+
+
+def test_forms_of_answers_apart():
+    """Guards against: a gain on multiple choice that is told as one on free answers, or tokens saved that were not."""
+    results = made_up([*DEV_ROWS, AVIS])
+    head, *lines = tables.forms(results)
+    told = {(line[0], line[1]): dict(zip(head, line, strict=True)) for line in lines}
+    assert {form for form, _ in told} == {"all", "multiple choice", "free"}
+    for form, keep in (("free", "free"), ("multiple choice", "choice")):
+        mine = [item for item in results.items if item["form"] == keep]
+        records = [item["runs"]["rho=0"][0] for item in mine]
+        votes = [majority_vote(record["answers"][1:4]).index for record in records]
+        right = [0 if i is None else record["right"][1:4][i] for i, record in zip(votes, records, strict=True)]
+        line = told[form, "VRS K=3"]
+        assert line["accuracy"].startswith(f"{100 * np.mean(right):.1f} (")
+        gain = np.mean(right) - np.mean([record["right"][0] for record in records])
+        assert line["minus vanilla, points"].startswith(f"{100 * gain:+.1f} (")
+        drawn = [(record["answers"][1:4], record["tokens"][1:4]) for record in records]
+        stopped = sum(min(n, stopping_length(*one)) for one in drawn for n in one[1])
+        saved = 100 * (1 - stopped / sum(sum(tokens) for _, tokens in drawn))
+        assert line["tokens saved by early stop, %"] == f"{saved:.1f}"
+        assert told[form, "vanilla"]["minus vanilla, points"] == ""
 
 
 def test_permuted_k_is_the_mean_over_all_permutations():
@@ -225,16 +292,21 @@ def test_early_stop_by_brute_force():
     for _ in range(60):
         answers = [rng.choice(["a", "b", None]) for _ in range(3)]
         tokens = [rng.randint(1, 6) for _ in answers]
+        confidences = [round(rng.random(), 4) for _ in answers]
 
-        def winners(length: int) -> set:
+        def winners(length: int, weights: list[float]) -> set:
             """Of the votes that are possible when the rollouts up to a length are known; `new` is another answer."""
+            known = [n <= length for n in tokens]
             choices = [
-                [one] if n <= length else ["a", "b", "new", None] for one, n in zip(answers, tokens, strict=True)
+                [a] if known_one else ["a", "b", "new", None] for a, known_one in zip(answers, known, strict=True)
             ]
-            return {majority_vote(vote).winner for vote in product(*choices)}
+            heaviest = [weight if known_one else 1.0 for weight, known_one in zip(weights, known, strict=True)]
+            return {majority_vote(vote, weights=heaviest).winner for vote in product(*choices)}
 
-        expected = next(length for length in sorted(set(tokens)) if len(winners(length)) == 1)
-        assert stopping_length(answers, tokens) == expected
+        for weights in (None, confidences):
+            plain = weights or [1.0] * 3
+            expected = next(length for length in sorted(set(tokens)) if len(winners(length, plain)) == 1)
+            assert stopping_length(answers, tokens, weights) == expected
 
 
 def test_rows_that_make_no_sense_are_refused():
@@ -267,7 +339,8 @@ def test_recipes_name_known_settings(path):
     for one in run.runs_of(recipe.rows):
         if one.row.pruner != "downsample":
             one.settings(AvisSettings(**recipe.settings), policy)
-    shown = {"dev": {"VRS K=7"}, "garden": {"AVIS", "VRS K=5", "KDV rho=0.75", "AVIS, K permuted"}}
+    asked = "vanilla|VRS K=3|VRS K=5|VRS K=7|KDV rho=0.75|KDV rho=0.75, K=5|AVIS|AVIS, K permuted"
+    shown = {"dev": set(asked.split("|")), "garden": {"AVIS", "VRS K=5", "KDV rho=0.75", "AVIS, K permuted"}}
     assert shown.get(recipe.name, set()) <= {row.name for row in recipe.rows}
 
 
@@ -409,6 +482,8 @@ def test_records_are_what_answer_says(whole, bundled, tmp_path):
             assert record["answers"][drawn] == [rollout.answer for rollout in said.rollouts]
             assert record["tokens"][drawn] == [rollout.tokens for rollout in said.rollouts]
             assert record["kept"] == [part.kept for part in said.items]
+            weights = [round(confidence(rollout.mean_logprob), 4) for rollout in said.rollouts]
+            assert record["confidence"][drawn] == weights and 0 < min(weights) <= max(weights) < 1
             assert (
                 outcome.decode[0, index] == said.flops["decode"] and outcome.prefill[0, index] == said.flops["prefill"]
             )
@@ -573,6 +648,60 @@ def test_bad_input_is_one_line(bench, whole, tmp_path, capsys):
     assert not whole.with_suffix("").exists()  # a refused run leaves nothing behind
 
 
+def test_another_backbone_in_another_form(bench, tmp_path, monkeypatch, capsys):
+    """Guards against: a second model that is asked in the first one's form, whose answers are not read, whose policy is
+    the first one's without a word, or whose table looks like the first one's."""
+    folder, recipe, out = tmp_path / "second", tmp_path / "backbones.yaml", tmp_path / "backbone-second.jsonl.gz"
+    shutil.copytree(ROOT / "models" / "garden-tiny", folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"] * 1.001
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    recipe.write_text(
+        "split: test\nsettings: {max_new_tokens: 160}\nrows: [{name: vanilla}, {name: VRS K=5, rollouts: 5}, "
+        "{name: AVIS, tau: policy, rollouts: policy}]"
+    )
+    truth = load_source("garden", "test").ask(0, tmp_path).facts["truth"]
+    real, prompts = run.load, []
+
+    def boxed(*arguments):
+        """The model, as if it had learnt to answer so."""
+        model, processor = real(*arguments)
+        told = rf"<think>it is {truth}</think> \boxed{{{truth}}}"
+        monkeypatch.setattr(processor.tokenizer, "batch_decode", lambda rows, **_: [told] * len(rows))
+        template = processor.apply_chat_template
+        note = lambda chat, **flags: prompts.append(template(chat, **flags)) or prompts[-1]  # noqa: E731
+        monkeypatch.setattr(processor, "apply_chat_template", note)
+        return model, processor
+
+    monkeypatch.setattr(run, "load", boxed)
+    flags = [
+        "--recipe",
+        recipe,
+        "--model-path",
+        folder,
+        "--policy-path",
+        bench / "policy.pt",
+        "--limit",
+        1,
+        "--out",
+        out,
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run.main([*map(str, flags), "--profile", "vl-rethinker"]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(told) == 1 and "fitted on other weights" in told[0]
+    assert prompts and all(r"\boxed{}" in prompt for prompt in prompts)
+    (item,) = read(out).items
+    for (record,) in item["runs"].values():
+        assert record["right"] == record["finished"] and 1 in record["right"]
+    shown = tables.block("backbones", "backbone-second", tables.Store(tmp_path))
+    assert [line.split(" | ")[0] for line in shown.splitlines()[2:5]] == ["| vanilla", "| VRS K=5", "| AVIS"]
+    assert "model second (" in shown and "asked as vl-rethinker, policy fitted on other weights" in shown
+    assert run.main([*map(str, flags), "--profile", "nobody's"]) == 2
+    assert "profile must be one of" in capsys.readouterr().err
+
+
 # -------------------------------------------------------------------------------------------------------------- tables
 
 DEV_ROWS = [VANILLA, *({"name": f"VRS K={k}", "rollouts": k} for k in (3, 5, 7))]
@@ -586,7 +715,17 @@ TEST_ROWS = [
     {"name": "best K by task (dev)", "tau": "policy", "rollouts": "by_task"},
 ]
 GRID_ROWS = [VANILLA, {"name": "rho=0", "rollouts": 9}, {"name": "rho=0.5", "rho": 0.5, "rollouts": 9}]
-MARKS = ["settings test", "paper1 test", "paper2 test", "controls test", "pruners test", "grid grid"]
+MARKS = [
+    "settings test",
+    "forms test",
+    "votes test",
+    "latency speed/mid",
+    "paper1 test",
+    "paper2 test",
+    "controls test",
+    "pruners test",
+    "grid grid",
+]
 
 
 def measure(value: float) -> dict:
@@ -603,6 +742,7 @@ def repository(root: Path) -> Path:
     save(made_up(DEV_ROWS, recipe="dev", seed=1), results / "dev.jsonl.gz")
     save(made_up(TEST_ROWS, seeds=2, policy=policy), results / "test.jsonl.gz")
     save(made_up(GRID_ROWS, recipe="grid"), results / "grid.jsonl.gz")
+    save(made_up(DEV_ROWS, recipe="backbones", model="second"), results / "backbone-second.jsonl.gz")
     about = {"n": 9, "weights_sha256": hashlib.sha256(b"weights").hexdigest(), "command": "python -m policy.training"}
     bins = [{"from": x, "to": x + 0.2, "n": 5, "p": x + 0.1, "right": measure(x + 0.15)} for x in (0.2, 0.4, 0.6)]
     judged = {"all": {name: measure(0.6) for name in ("auc_item", "auc_rollout", "brier", "ece")}, "reliability": bins}
@@ -614,6 +754,15 @@ def repository(root: Path) -> Path:
         shape: {"edges": [0.4, 0.6], "num_rollouts": [1, 5, 1], "dev": point}
         for shape in ("inverted U", "unconstrained", "constant")
     }
+    speed = {name: {"setting": name, "seconds": 9.0, "paper": 1.0} for name in ("(0, 1)", "(0.75, 5)")}
+    rows = [one | {"faster_than_vanilla": 1.25, "ci95": [1.1, 1.4]} for one in speed.values()]
+    config = {"geometry": "mid", "parameters": 2e8, "hardware": "a CPU", "threads": 2, "device": "cpu", "seed": 0}
+    config |= {"dtype": "float32", "attention": "sdpa", "visual_tokens": [256], "new_tokens": 64}
+    document = {"config": config | {"versions": {"torch": "2.15"}}}
+    (results / "speed").mkdir()
+    (results / "speed" / "no-pairs.json").write_text(json.dumps(document))
+    document |= {"latency": {"pairs": 100, "k_mix": {"1": 0.5, "7": 0.5}, "rows": rows}}
+    (results / "speed" / "mid.json").write_text(json.dumps(document))
     gains = [
         {"p": p, "from": p - 0.1, "to": p + 0.1, "n": 3, "gain": {str(k): measure(0.01 * k) for k in CHOICES[1:]}}
         for p in (0.3, 0.5, 0.7)
@@ -650,22 +799,27 @@ def test_tables_are_written_and_then_pass(tmp_path, capsys):
     share = read(root / "evaluation/results/test.jsonl.gz").outcome("VRS K=5").accuracy()
     assert f"| VRS K=5 | {tables.percent(share)} |" in text
     assert "| best K by task (dev) |" in text  # chosen on the result dev
+    assert "| (0, 1) | 9.0 | 1.25 | 1.00 |" in text and "| (0.75, 5) | 9.0 | 1.25 (1.10 to 1.40) | 1.00 |" in text
+    assert "Geometry mid (0.20B random weights); a CPU, 2 threads" in text
     assert tables_main(root) == 0
     printed = capsys.readouterr().out
     for mark in (*MARKS, "tasks dev", "goals dev", "predictors policy-fit", "rules policy-calibrate"):
         assert f"## {mark}\n" in printed
+    assert "## latency speed/no-pairs" not in printed and "None" not in printed
+    assert (root / tables.ALL).read_text() == printed
 
 
 def test_check_catches_a_changed_digit(tmp_path, capsys):
     """Guards against: a number in the README that nobody measured."""
     root = repository(tmp_path)
     tables_main(root, "--write")
-    for path in (root / "README.md", root / "models" / "garden-tiny" / "MODEL_CARD.md"):
+    for path in (root / "README.md", root / "models" / "garden-tiny" / "MODEL_CARD.md", root / tables.ALL):
         told = path.read_text()
-        place = told.index(" (", told.index("| vanilla |" if path.name == "README.md" else "| a |")) - 1
+        place = told.index(" (", told.index("| a |" if path.name == "MODEL_CARD.md" else "| vanilla |")) - 1
         path.write_text(told[:place] + str((int(told[place]) + 1) % 10) + told[place + 1 :])
         assert tables_main(root, "--check") == 1
-        assert f"{path.relative_to(root)} shows other numbers" in capsys.readouterr().err
+        words = "is not what the results say" if path.name == "TABLES.md" else "shows other numbers"
+        assert f"{path.relative_to(root)} {words}" in capsys.readouterr().err
         path.write_text(told)
     assert tables_main(root, "--check") == 0
 
@@ -674,6 +828,7 @@ def test_check_catches_a_changed_digit(tmp_path, capsys):
     ("file", "words"),
     [
         ("models/garden-tiny/model.safetensors", "other weights"),
+        ("models/second/model.safetensors", "backbone-second was measured with other weights"),
         ("policy_checkpoint.pt", "another policy"),
         ("evaluation/results/policy-fit.json", "other weights"),
     ],
@@ -686,6 +841,7 @@ def test_check_catches_what_is_not_shipped(tmp_path, capsys, file, words):
     if path.suffix == ".json":
         path.write_text(json.dumps(json.loads(path.read_text()) | {"weights_sha256": "0" * 64}))
     else:
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"new")
     capsys.readouterr()
     assert tables_main(root, "--check") == 1
