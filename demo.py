@@ -91,8 +91,12 @@ def is_example(args: argparse.Namespace) -> bool:
     return [(kind, path.resolve()) for kind, path in args.media] == [("image", EXAMPLE)]
 
 
-def check(args: argparse.Namespace, settings: AvisSettings) -> None:
-    """Refuse what can be refused without torch, which takes seconds to import. Raises ValueError."""
+def check(args: argparse.Namespace, settings: AvisSettings) -> list[dict]:
+    """Refuse what can be refused without torch, which takes seconds to import. Raises ValueError.
+
+    Returns:
+        The media as parts of a chat's turn, in the order given: pictures as they were read, clips opened.
+    """
     # Pillow, NumPy and PyAV: a fraction of a second, which `--help` need not take.
     from zipfile import is_zipfile
 
@@ -137,12 +141,15 @@ def check(args: argparse.Namespace, settings: AvisSettings) -> None:
     for text in filter(None, (args.prompt, args.system_prompt)):
         check_text(text)
     check_model_folder(args.model_path)
+    seen = []
     for kind, path in args.media:
         if kind == "image":
-            read_image(path)
+            seen.append({"type": kind, kind: read_image(path)})
         else:
             clip = open_clip(path)
             next(frames(clip, sample_indices(clip, settings.fps, settings.nframes)[0]))
+            seen.append({"type": kind, kind: clip})
+    return seen
 
 
 def settings_of(args: argparse.Namespace) -> AvisSettings:
@@ -174,12 +181,10 @@ def policy_path(args: argparse.Namespace) -> Path:
     return args.policy_path or POLICY
 
 
-def messages_of(args: argparse.Namespace) -> list[dict]:
+def messages_of(args: argparse.Namespace, seen: list[dict]) -> list[dict]:
     """The chat: media in the order given, then the question."""
-    content = [{"type": kind, kind: str(path)} for kind, path in args.media]
-    content.append({"type": "text", "text": args.prompt})
     system = [{"role": "system", "content": args.system_prompt}] if args.system_prompt else []
-    return [*system, {"role": "user", "content": content}]
+    return [*system, {"role": "user", "content": [*seen, {"type": "text", "text": args.prompt}]}]
 
 
 def mode_of(settings, has_policy: bool = False) -> str:
@@ -236,7 +241,7 @@ def explanation(result) -> str:
     for number, (rollout, form) in enumerate(zip(result.rollouts, forms, strict=True), start=1):
         without = "stopped" if rollout.stopped else "abstained"
         groups.setdefault((form is not None, without if form is None else form), []).append(str(number))
-    rows = [("votes", "weight", "answer", "rollouts")]
+    rows: list[tuple[str, ...]] = [("votes", "weight", "answer", "rollouts")]
     weight = {group: result.votes[group[1]] if group[0] else 0 for group in groups}
     for group in sorted(groups, key=lambda group: (not group[0], -weight[group])):
         numbers = groups[group]
@@ -259,7 +264,7 @@ def say(text: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     settings = settings_of(args)
-    check(args, settings)
+    seen = check(args, settings)
     if args.input is not None:
         return run_many(args, settings)
     # Only now the slow imports: a wrong flag or file is told at once.
@@ -268,7 +273,7 @@ def run(args: argparse.Namespace) -> int:
     from policy.answer import VisualMemory, answer
 
     memory = VisualMemory() if args.save_kept else None
-    result = answer(model, processor, messages_of(args), settings, memory=memory, policy=policy)
+    result = answer(model, processor, messages_of(args, seen), settings, memory=memory, policy=policy)
     table = explanation(result) if args.explain else ""
     if args.json:
         say(json.dumps(result.to_dict(), ensure_ascii=False))
@@ -300,8 +305,16 @@ def run_many(args: argparse.Namespace, settings: AvisSettings) -> int:
                 memory = VisualMemory()
 
                 def ask(question) -> dict:
-                    asked = (question.messages, settings, question.item, memory, policy)
-                    return answer(model, processor, *asked).to_dict()
+                    messages, last, turns = question.messages, None, []
+                    for text in (None, *question.follow_ups):
+                        if last is not None:
+                            # The template ends in a line break, which the tokenizer would join to a reply's own.
+                            reply = {"role": "assistant", "content": last.text.strip()}
+                            messages = [*messages, reply, {"role": "user", "content": text}]
+                        asked = (messages, settings, question.item, memory, policy, last, bool(question.follow_ups))
+                        last = answer(model, processor, *asked)
+                        turns.append(last.to_dict())
+                    return turns[-1] | ({"earlier": turns[:-1]} if question.follow_ups else {})
 
                 run(questions, answers, ask)
                 tell([*notes, *limits(model)])
@@ -319,10 +332,12 @@ def run_many(args: argparse.Namespace, settings: AvisSettings) -> int:
 
 def loaded(args: argparse.Namespace):
     """(model, processor), without the notes of the libraries that load them."""
+    from huggingface_hub.utils import enable_progress_bars
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    enable_progress_bars()  # of the hub: what is fetched may take an hour
     from policy.answer import load
 
     if args.enable_policy:

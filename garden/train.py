@@ -689,7 +689,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
-    parser.add_argument("--processes", type=int, default=1 if cuda else min(2, os.cpu_count()), help="CPU processes")
+    parser.add_argument(
+        "--processes", type=int, default=1 if cuda else min(2, os.cpu_count() or 1), help="CPU processes"
+    )
     parser.add_argument("--workers", type=int, default=14 if cuda else 0, help="extra processes that draw pictures")
     args = parser.parse_args()
     run = args.run / f"{args.preset}-{args.seed}"

@@ -8,7 +8,13 @@ The demo, the evaluation and the adapters all call `answer()`::
     model, processor = load("models/garden-tiny")
     messages = [{"role": "user", "content": [{"type": "image", "image": "example.jpg"},
                                              {"type": "text", "text": "How many cats are there?"}]}]
-    print(answer(model, processor, messages, AvisSettings(enable_kdv=True, num_rollouts=5)).answer)
+    first = answer(model, processor, messages, AvisSettings(enable_kdv=True, num_rollouts=5), keep=True)
+    print(first.answer)
+
+A follow-up reads its own turn alone, and is the same answer as of the whole chat asked anew::
+
+    messages += [{"role": "assistant", "content": first.text}, {"role": "user", "content": "And dogs?"}]
+    print(answer(model, processor, messages, first.settings, after=first).answer)
 """
 
 import hashlib
@@ -17,7 +23,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +32,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import transformers
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from jinja2 import TemplateError
 from torchvision.transforms import InterpolationMode, functional
 from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
@@ -33,10 +41,10 @@ from transformers.models.qwen2_5_vl import flops
 from transformers.models.qwen2_5_vl.key_diversity import VisualItem
 from transformers.models.qwen2_5_vl.shared_prefill import Ended, Prefill
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
-from transformers.utils import cached_file, is_flash_attn_2_available
+from transformers.utils import is_flash_attn_2_available
 
 from policy.checkpoint import check_model_folder
-from policy.media import Picture, frames, open_clip, read_image, sample_indices
+from policy.media import Clip, Picture, frames, open_clip, read_image, sample_indices
 from policy.prompts import Profile, check_text, profile_for, with_instruction
 from policy.settings import AvisSettings
 from policy.vote import confidence, extract_answer, is_decided, majority_vote, normal_form
@@ -44,8 +52,14 @@ from policy.vote import confidence, extract_answer, is_decided, majority_vote, n
 if TYPE_CHECKING:
     from policy.policy_model import PolicyModel, Prediction
 
-# What the processor makes of pictures and videos.
+# What the processor makes of pictures and videos; and of how long the videos' frames last.
 PIXELS = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
+RATES = ("second_per_grid_ts",)
+# Of a model on the hub: all that is fetched, which is neither code nor pickled; what shows that it is all there; and
+# how long the hub may take to say that it has it.
+_FETCHED = ("*.json", "*.jinja", "*.txt", "*.safetensors")
+_SMALL = ("preprocessor_config.json", "tokenizer_config.json", "tokenizer.json")
+HUB_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,39 @@ class RolloutReport:
     mean_logprob: float | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """What a follow-up to an answer starts from.
+
+    Attributes:
+        model: that read the prompt. prefill: the prompt as read. pruning: how, the arguments of `model.prefill`.
+        shown: the processor's pixel values, grids and rates, on the CPU: what the follow-up has to show, too.
+    """
+
+    model: Any
+    prefill: Prefill
+    pruning: dict[str, Any]
+    shown: dict[str, torch.Tensor]
+
+    def new_tokens(self, model: Any, input_ids: torch.Tensor, pruning: dict, shown: dict) -> torch.Tensor:
+        """The tokens `(1, n)` that a chat goes on with. Raises ValueError when it does not go on from here."""
+        earlier = self.prefill.prompt_length
+        goes_on = input_ids.shape[1] > earlier and torch.equal(input_ids[:, :earlier], self.prefill.input_ids.cpu())
+        if model is not self.model:
+            raise ValueError("after: that answer is another model's")
+        if pruning != self.pruning:
+            raise ValueError(f"after: a follow-up is pruned as the first turn was, {self.pruning}, got {pruning}")
+        if not _are_same(shown, self.shown):
+            raise ValueError("after: a follow-up shows the pictures and videos of the first turn, and no others")
+        if not goes_on:
+            raise ValueError("after: the chat does not begin with the one that was answered, its reply and a new turn")
+        return input_ids[:, earlier:]
+
+
+def _are_same(pixels: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:
+    return pixels.keys() == others.keys() and all(torch.equal(pixels[name], others[name]) for name in pixels)
+
+
 @dataclass(frozen=True)
 class Answer:
     """The outcome of one query.
@@ -88,13 +135,16 @@ class Answer:
         stopped_rollouts: how many of them were stopped or not begun. new_tokens: decoded, by all together.
         p, bin: the policy's solvability and the bin of its rule; None without a policy.
         items: images, then videos. rho: the fraction pruned of all their tokens together.
-        prompt_tokens, kept_tokens: the prompt's length before and after pruning.
+        prompt_tokens, kept_tokens: the prompt's length before and after pruning. reused_tokens: how many of the kept
+            ones the turns before a follow-up had read.
         flops: by stage (vision, prefill, decode), and relative to vanilla (rho = 0, K = 1) in both accountings:
             `relative_llm` (the paper's #F) and `relative_total`. Vanilla's length is the mean length of the rollouts
             that were not stopped; shorter ones end first, so an early stop makes that, and vanilla, look cheaper.
+            A follow-up's are those of its own turn; vanilla reads the whole chat, pictures included.
         seconds: by stage; "policy" with one. cache_bytes: the largest size of the decoding cache.
         backend: dtype, device and attention implementation. pixel_bounds: of pictures and of frames, as applied.
         versions, weights_sha256, policy_sha256, settings, item: with these, what is needed to make this answer again.
+        turn: what a follow-up starts from, of an answer that was asked with `keep`; no part of the record.
     """
 
     text: str
@@ -110,6 +160,7 @@ class Answer:
     rho: float
     prompt_tokens: int
     kept_tokens: int
+    reused_tokens: int
     flops: dict[str, float]
     seconds: dict[str, float]
     cache_bytes: int
@@ -120,10 +171,13 @@ class Answer:
     policy_sha256: str | None
     settings: AvisSettings
     item: int
+    turn: Turn | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON-ready dictionaries and lists."""
-        return json.loads(json.dumps(asdict(self)))  # tuples become lists
+        record = asdict(replace(self, turn=None))
+        del record["turn"]
+        return json.loads(json.dumps(record))  # tuples become lists
 
 
 @dataclass
@@ -145,8 +199,7 @@ class VisualMemory:
         return (
             self.model is model
             and bool(pixels)
-            and pixels.keys() == self.pixels.keys()
-            and all(torch.equal(values, self.pixels[name]) for name, values in pixels.items())
+            and _are_same(pixels, self.pixels)
             and not (keys and any(visual.keys is None for visual in self.items))
         )
 
@@ -159,6 +212,8 @@ def answer(
     item: int = 0,
     memory: VisualMemory | None = None,
     policy: "PolicyModel | None" = None,
+    after: Answer | None = None,
+    keep: bool = False,
 ) -> Answer:
     """Answer one question about images and videos.
 
@@ -174,11 +229,16 @@ def answer(
             are not encoded again; the answer is the same as without, and its FLOPs are still those of the whole query.
         policy: chooses K, and with KDV on and neither ratio nor threshold given, the threshold. It warns
             (UserWarning) when it was fitted on another backbone.
+        after: the answer to the chat's earlier turns, asked with `keep`: what it has read is not read again. `messages`
+            are then the whole chat: those turns as they were, the reply, and a new turn of text.
+        keep: for a follow-up; the answer then holds the prompt's cache, and with it memory of the device.
 
     Returns:
-        An `Answer`. Raises ValueError or OSError with one line for input that cannot be read or a policy of another
-        width, and MemoryError with one line that says what to lower.
+        An `Answer`. Raises ValueError or OSError with one line for input that cannot be read, a policy of another
+        width or a chat that does not go on from `after`, and MemoryError with one line that says what to lower.
     """
+    if after is not None and after.turn is None:
+        raise ValueError("after: that answer was not kept for a follow-up; ask it with keep=True")
     sha256 = weights_sha256(model.config._name_or_path)
     threshold = settings.kdv_threshold
     if policy is not None:
@@ -189,18 +249,23 @@ def answer(
     inputs = prepare(processor, messages, settings)
     _check_length(model, inputs["input_ids"].shape[1])
     pixels = {name: inputs[name] for name in PIXELS if name in inputs}
-    if memory is not None and memory.holds(model, pixels, keys=settings.enable_kdv):
-        inputs = type(inputs)({name: value for name, value in inputs.items() if name not in PIXELS})
-        inputs["visual_items"] = memory.items
+    pruning = {
+        "enable_kdv": settings.enable_kdv,
+        "kdv_ratio": settings.kdv_ratio,
+        "kdv_threshold": threshold,
+        "kdv_pruner": settings.kdv_pruner,
+        "kdv_seed": _pruner_seed(settings, item),
+    }
+    shown = pixels | {name: inputs[name] for name in RATES if name in inputs}
+    earlier = None if after is None else after.turn
     with _advice("lower max_pixels, for videos fps or nframes"):
-        prefill = model.prefill(
-            **inputs.to(model.device),
-            enable_kdv=settings.enable_kdv,
-            kdv_ratio=settings.kdv_ratio,
-            kdv_threshold=threshold,
-            kdv_pruner=settings.kdv_pruner,
-            kdv_seed=_pruner_seed(settings, item),
-        )
+        if earlier is not None:
+            prefill = model.extend(earlier.prefill, earlier.new_tokens(model, inputs["input_ids"], pruning, shown))
+        else:
+            if memory is not None and memory.holds(model, pixels, keys=settings.enable_kdv):
+                inputs = type(inputs)({name: value for name, value in inputs.items() if name not in PIXELS})
+                inputs["visual_items"] = memory.items
+            prefill = model.prefill(**inputs.to(model.device), **pruning)
         seconds, predicted = dict(prefill.seconds), None
         if policy is not None:
             predicted, seconds["policy"] = _predicted(policy, prefill)
@@ -246,6 +311,9 @@ def answer(
     merge = model.config.vision_config.spatial_merge_size
     grids = [(t, h * merge, w * merge) for t, h, w in (visual.grid for visual in prefill.visual_items)]
     spent = flops.cost(model.config, grids, prefill.prompt_length, prefill.kept_length, lengths)
+    reused = 0 if earlier is None else earlier.prefill.kept_length
+    if earlier is not None:
+        spent = replace(spent, vision=0, prefill=_turn_flops(model.config.text_config, reused, prefill.kept_length))
     vanilla = flops.vanilla_cost(model.config, grids, prefill.prompt_length, flops.mean_length(whole))
     relative = flops.relative(spent, vanilla)
     items = tuple(
@@ -262,12 +330,13 @@ def answer(
         num_rollouts=count,
         stopped_rollouts=sum(rollouts.stopped),
         new_tokens=sum(lengths),
-        p=predicted and predicted.p,
-        bin=predicted and predicted.bin,
+        p=None if predicted is None else predicted.p,
+        bin=None if predicted is None else predicted.bin,
         items=items,
         rho=1 - sum(part.kept for part in items) / sum(part.total for part in items) if items else 0.0,
         prompt_tokens=prefill.prompt_length,
         kept_tokens=prefill.kept_length,
+        reused_tokens=reused,
         flops={
             "vision": spent.vision,
             "prefill": spent.prefill,
@@ -288,10 +357,21 @@ def answer(
         },
         versions=versions(),
         weights_sha256=sha256,
-        policy_sha256=policy and policy.sha256,
+        policy_sha256=None if policy is None else policy.sha256,
         settings=settings,
         item=item,
+        turn=Turn(model, prefill, pruning, shown) if keep else None,
     )
+
+
+def _turn_flops(text_config, reused: int, whole: int) -> int:
+    """FLOPs of the language model over the tokens that follow `reused` ones up to `whole`, and of one row of logits.
+
+    n new tokens meet n (reused + n) pairs, which is half of (reused + n)^2 + n^2 - reused^2; and what tokens and logits
+    cost is linear.
+    """
+    longer = flops.prefill_flops(text_config, whole) + flops.prefill_flops(text_config, whole - reused)
+    return (longer - flops.prefill_flops(text_config, reused, logits=0)) // 2
 
 
 def _predicted(policy: "PolicyModel", prefill: Prefill) -> "tuple[Prediction, float]":
@@ -390,15 +470,20 @@ def _copied(turn: dict) -> dict:
 
 
 def _add_instruction(messages: list[dict], thinking: bool, profile: Profile) -> None:
-    """Append the instruction for the answer's form to the last text of the last user turn, in place."""
-    turn = [turn for turn in messages if turn["role"] == "user"][-1]
-    if isinstance(turn["content"], str):
-        turn["content"] = with_instruction(turn["content"], thinking, profile)
-        return
-    texts = [part for part in turn["content"] if part["type"] == "text"]
-    if not texts:
+    """Append the instruction for the answer's form to the last text of every user turn, in place.
+
+    Of every one: earlier questions then stand in the chat as they were asked, and a follow-up can go on from them.
+    """
+    asks = False
+    for turn in (turn for turn in messages if turn["role"] == "user"):
+        texts = [] if isinstance(turn["content"], str) else [part for part in turn["content"] if part["type"] == "text"]
+        if isinstance(turn["content"], str):
+            turn["content"] = with_instruction(turn["content"], thinking, profile)
+        elif texts:
+            texts[-1]["text"] = with_instruction(texts[-1]["text"], thinking, profile)
+        asks = bool(texts) or isinstance(turn["content"], str)
+    if not asks:
         raise ValueError("the last user turn asks nothing: it has no text")
-    texts[-1]["text"] = with_instruction(texts[-1]["text"], thinking, profile)
 
 
 def pixel_bounds(image_or_video_processor, settings: AvisSettings) -> tuple[int, int]:
@@ -417,7 +502,7 @@ def pixel_bounds(image_or_video_processor, settings: AvisSettings) -> tuple[int,
 
 
 def read_video(
-    source: str | Path | Sequence[Picture],
+    source: str | Path | Clip | Sequence[Picture],
     bounds: tuple[int, int],
     fps: float | None = None,
     nframes: int | None = None,
@@ -426,7 +511,7 @@ def read_video(
     """Frames of a video, sampled and resized as qwen-vl-utils does, and their rate.
 
     Args:
-        source: a file, or a list of pictures.
+        source: a file, an opened one, or a list of pictures.
         bounds: least and most pixels of a frame.
         fps, nframes: see `AvisSettings`.
         rate: of a list, its pictures a second (default 2).
@@ -453,7 +538,8 @@ def load(
     """Load a Qwen2.5-VL checkpoint and its processor.
 
     Args:
-        path: a `from_pretrained` folder with safetensors weights, or a hub name.
+        path: a `from_pretrained` folder with safetensors weights, or a hub name, whose files are fetched when they are
+            not on this disk.
         device: None: CUDA when there is one, else the CPU.
         dtype: "auto" (float32 on the CPU, the checkpoint's own elsewhere), "float32", "bfloat16" or "float16".
         attn_implementation: "auto" (FlashAttention-2 when it is installed and usable, else SDPA), or a name.
@@ -467,7 +553,10 @@ def load(
     check_model_folder(path)
     try:
         with _advice("use a smaller model, or dtype bfloat16"):
-            return _loaded(path, device, dtype, attn_implementation)
+            folder = _folder(path)
+            model, processor = _loaded(folder, device, dtype, attn_implementation)
+            processor.tokenizer.name_or_path = str(path)  # by which `profile_for` knows the model
+            return model, processor
     except (MemoryError, OSError, ValueError):
         raise
     except Exception as error:  # what stands in a folder may be anything, and fails in any way
@@ -475,7 +564,35 @@ def load(
         raise ValueError(f"cannot load {path}: {reason}") from None
 
 
-def _loaded(path: str | Path, device: str, dtype: str, attn_implementation: str):
+def _folder(path: str | Path) -> Path:
+    """Where a model's files are on this disk: a folder, or of a hub name what earlier calls have fetched.
+
+    Raises:
+        ValueError, OSError: with one line; the hub is asked once, and only when something is missing.
+    """
+    if Path(path).is_dir():
+        return Path(path)
+    name = str(path)
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+        check_model_folder(folder)
+        if all((folder / small).is_file() for small in _SMALL):
+            return folder
+    except HFValidationError:
+        raise ValueError(f"no such model folder, and no hub name: {name}") from None
+    except (OSError, ValueError):  # nothing of it is here, or not all
+        pass
+    try:
+        HfApi().model_info(name, timeout=HUB_SECONDS)
+    except RepositoryNotFoundError:
+        raise ValueError(f"the hub has no model {name}, or not for you") from None
+    except OSError as error:
+        reason = f"the hub cannot be asked for it ({type(error).__name__})"
+        raise OSError(f"{name} is not on this disk, and {reason}: name a folder") from None
+    return Path(snapshot_download(name, allow_patterns=list(_FETCHED)))
+
+
+def _loaded(path: Path, device: str, dtype: str, attn_implementation: str):
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     if config.model_type != "qwen2_5_vl":
         raise ValueError(f"{path} is a {config.model_type} model, not a Qwen2.5-VL")
@@ -509,8 +626,7 @@ def weights_sha256(path: str) -> str | None:
     """SHA-256 over a checkpoint's safetensors files in order of name; None for a model that came from no files."""
     if not path:
         return None
-    folder = Path(path) if Path(path).is_dir() else Path(cached_file(path, "config.json")).parent
-    return _digest(sorted(folder.glob("*.safetensors")))
+    return _digest(sorted(_folder(path).glob("*.safetensors")))
 
 
 @lru_cache(maxsize=1)

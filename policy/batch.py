@@ -5,8 +5,10 @@
         totals = run(questions, answers, ask=lambda question: answer(.., question.messages, settings).to_dict())
 
 A line of the input is `{"image": "a.jpg", "prompt": "How many?"}`. `image` and `video` are a path or a list of paths,
-relative to the file's folder, shown in the order in which the line has them; other keys are kept for the reader.
-A line of the output is `{"item": 0, "input": <the line>, ..}` and an answer's record, or `"error"`. Needs no torch.
+relative to the file's folder, shown in the order in which the line has them; other keys are kept for the reader. A
+`prompt` that is a list is a question and its follow-ups, each asked when the one before is answered.
+A line of the output is `{"item": 0, "input": <the line>, ..}` and an answer's record, or `"error"`; of a list of
+prompts the last answer's, with those before it in `"earlier"`. Needs no torch.
 """
 
 import fcntl
@@ -31,14 +33,16 @@ _START = b'{"item": '  # of every line of the output, which tells it from a file
 class Question:
     """One line of the input. `messages` is the chat to be answered; None when `error` says why there is none.
 
-    item: its number, from 0. input: the line's object, or its text when it is none. prompt: as asked.
+    item: its number, from 0. input: the line's object, or its text when it is none. prompt: as asked. follow_ups: what
+    is asked after that chat's answer, one by one.
     """
 
     item: int
     input: Any
-    prompt: str | None = None
+    prompt: str | list[str] | None = None
     system_prompt: str | None = None
     messages: list[dict] | None = field(default=None, repr=False)
+    follow_ups: tuple[str, ...] = ()
     error: str | None = None
 
     def asked(self) -> dict[str, Any]:
@@ -100,10 +104,12 @@ def _question(item: int, value: Any, folder: Path, prompt: str | None, system_pr
         if not isinstance(value, dict):
             raise ValueError("a question is a JSON object")
         asked = value.get("prompt", prompt)
-        if not isinstance(asked, str) or not asked.strip():
-            raise ValueError('no question: "prompt" is a text')
-        check_text(asked)
-        content = []
+        texts: list[Any] = asked if isinstance(asked, list) else [asked]
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise ValueError('no question: "prompt" is a text, or a list of texts')
+        for text in texts:
+            check_text(text)
+        content: list[dict[str, Any]] = []
         for kind in (key for key in value if key in ("image", "video")):
             paths = value[kind] if isinstance(value[kind], list) else [value[kind]]
             if not all(isinstance(path, str) and path for path in paths):
@@ -113,17 +119,19 @@ def _question(item: int, value: Any, folder: Path, prompt: str | None, system_pr
             raise ValueError('nothing to see: "image" or "video" is missing')
     except ValueError as error:
         return Question(item, value, asked, system_prompt, error=str(error))
-    content.append({"type": "text", "text": asked})
+    content.append({"type": "text", "text": texts[0]})
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    return Question(item, value, asked, system_prompt, [*system, {"role": "user", "content": content}])
+    messages: list[dict] = [*system, {"role": "user", "content": content}]
+    return Question(item, value, asked, system_prompt, messages, tuple(texts[1:]))
 
 
 @dataclass
 class Totals:
-    """Running totals over what an output holds, earlier runs included."""
+    """Running totals over what an output holds, earlier runs included. answered, failed: lines; turns: answers."""
 
     answered: int = 0
     failed: int = 0
+    turns: int = 0
     kept: int = 0
     visual: int = 0
     rollouts: int = 0
@@ -136,19 +144,21 @@ class Totals:
             self.failed += 1
             return
         self.answered += 1
-        self.kept += sum(item["kept"] for item in record["items"])
-        self.visual += sum(item["total"] for item in record["items"])
-        self.rollouts += record["num_rollouts"]
-        self.relative_llm += record["flops"]["relative_llm"]
-        self.relative_total += record["flops"]["relative_total"]
+        for turn in (*record.get("earlier", ()), record):
+            self.turns += 1
+            self.kept += sum(item["kept"] for item in turn["items"])
+            self.visual += sum(item["total"] for item in turn["items"])
+            self.rollouts += turn["num_rollouts"]
+            self.relative_llm += turn["flops"]["relative_llm"]
+            self.relative_total += turn["flops"]["relative_total"]
 
     def __str__(self) -> str:
         if not self.answered:
             return f"failed {self.failed}"
         return (
-            f"kept {self.kept / max(self.visual, 1):.0%}, mean K {self.rollouts / self.answered:.2f}, "
-            f"FLOPs LLM-only {self.relative_llm / self.answered:.2f}, "
-            f"total {self.relative_total / self.answered:.2f}" + (f", failed {self.failed}" if self.failed else "")
+            f"kept {self.kept / max(self.visual, 1):.0%}, mean K {self.rollouts / self.turns:.2f}, "
+            f"FLOPs LLM-only {self.relative_llm / self.turns:.2f}, "
+            f"total {self.relative_total / self.turns:.2f}" + (f", failed {self.failed}" if self.failed else "")
         )
 
 

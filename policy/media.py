@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TypeAlias
 
 import av
 import numpy as np
@@ -29,7 +30,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_RATIO = 200  # of a picture's sides: Qwen2.5-VL's processors take none slimmer
 WHITE = (255, 255, 255)
-Picture = str | Path | Image.Image | np.ndarray  # what `read_image` takes
+Picture: TypeAlias = str | Path | Image.Image | np.ndarray  # what `read_image` takes
 _DATA = re.compile(r"data:image/[\w.+-]+;base64,")
 _URL = re.compile(r"[A-Za-z][\w+.-]+:/|data:")  # one slash: a path has lost the second by the time it is one
 # Loading these runs another program on the file, or draws with the system's own calls.
@@ -94,6 +95,8 @@ def read_image(source: Picture) -> Image.Image:
 
 
 def _opened(source: str | Path) -> Image.Image:
+    name: str | Path
+    file: Path | io.BytesIO
     if isinstance(source, str) and _DATA.match(source):
         name, file = "the data URI", io.BytesIO(_decoded_uri(source))
     elif isinstance(source, (str, Path)):
@@ -185,11 +188,11 @@ class Clip:
     pictures: tuple[Picture, ...] = ()
 
 
-def open_clip(source: str | Path | Sequence[Picture], rate: float | None = None) -> Clip:
+def open_clip(source: str | Path | Clip | Sequence[Picture], rate: float | None = None) -> Clip:
     """Find the frames of a video file, without decoding, so that hours of video cost a reading of the file at most.
 
     Args:
-        source: a file, or a list of pictures of one size, each as `read_image` takes it.
+        source: a file, or a list of pictures of one size, each as `read_image` takes it; or what an earlier call gave.
         rate: how many pictures of a list are a second (default 2); a file says so itself.
 
     Raises:
@@ -202,10 +205,12 @@ def open_clip(source: str | Path | Sequence[Picture], rate: float | None = None)
         if type(rate) not in (int, float) or not 0 < rate < math.inf:
             raise ValueError(f"the fps of a list of frames is positive and finite, got {rate!r:.100}")
         return Clip(None, tuple(range(len(source))), (), float(rate), tuple(source))
-    if not isinstance(source, (str, Path)):
+    if not isinstance(source, (str, Path, Clip)):
         raise ValueError(f"a video is a path or a list of pictures, got {type(source).__name__}")
     if rate is not None:
         raise ValueError("the fps of a part is that of a list of frames; a file has its own")
+    if isinstance(source, Clip):
+        return source
     path = check_file(source)
     times: list[int | None] = []
     keys: list[int] = []
@@ -269,7 +274,7 @@ def frames(clip: Clip, indices: Sequence[int]) -> Iterator[Image.Image]:
     Raises:
         ValueError: none can be decoded; the pictures of a list are of several sizes, or no pictures.
     """
-    if clip.pictures:
+    if clip.path is None:
         yield from _of_one_size(clip.pictures, indices)
         return
     with _container(clip.path) as container:

@@ -286,7 +286,7 @@ def _bare(text: str) -> str:
 
 def _unwrapped(text: str) -> str:
     for wrapper in _WRAPPERS:
-        left, right = (wrapper, wrapper) if len(set(wrapper)) == 1 else wrapper
+        left, right = (wrapper, wrapper) if len(set(wrapper)) == 1 else (wrapper[0], wrapper[1])
         inner = text[len(left) : -len(right)]
         # (a) and (b) is not wrapped, and (1, 2) is a point or an interval that [1, 2] is not.
         is_one_span = left not in inner and right not in inner and (left == right or "," not in inner)
@@ -427,7 +427,7 @@ def majority_vote(
     forms = tuple(normal_form(answer, options) for answer in answers)
     voters = _voters(dict(enumerate(forms)))
     if weights is None:
-        counts = {form: len(mine) for form, mine in voters.items()}
+        counts: dict[str, float] = {form: len(mine) for form, mine in voters.items()}
     else:
         counts = {form: _weight(weights, mine) for form, mine in voters.items()}
     # max() keeps the first of equals, and `counts` stands in the order of first rollouts: the tie rule.

@@ -208,7 +208,7 @@ def test_record_survives_json(bundled):
     record = answer(*bundled, chat(image()), settings, item=4).to_dict()
     assert json.loads(json.dumps(record)) == record
     expected = {"text", "answer", "votes", "rollouts", "num_rollouts", "items", "flops", "seconds", "cache_bytes"}
-    expected |= {"p", "bin", "rho", "new_tokens", "stopped_rollouts", "policy_sha256"}
+    expected |= {"p", "bin", "rho", "reused_tokens", "new_tokens", "stopped_rollouts", "policy_sha256"}
     assert expected | {"versions", "weights_sha256", "settings", "item"} <= set(record)
     assert record["rho"] == record["items"][0]["rho"] == 0.75 and (record["p"], record["bin"]) == (None, None)
     assert record["settings"] == {field.name: getattr(settings, field.name) for field in fields(settings)}
@@ -526,8 +526,9 @@ def test_cache_bytes_of_one_rollout(bundled):
 
 
 def test_prompt_forms(bundled):
-    """Guards against: the instruction missing, given twice, or before the question; a system prompt beside the
-    default one; string content that loses its pictures' place."""
+    """Guards against: the instruction missing, given twice, or before the question; a question that is answered under
+    other words than it stands under in a follow-up's chat; a system prompt beside the default one; string content that
+    loses its pictures' place."""
     _, processor = bundled
     see = "<|vision_start|>" + "<|image_pad|>" * 25 + "<|vision_end|>"
     head, tail = "<|im_start|>system\n{}<|im_end|>\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
@@ -541,7 +542,7 @@ def test_prompt_forms(bundled):
     plain = [{"role": "user", "content": "How many?"}]
     assert decoded(processor, plain) == f"{usual}How many?\n{THINKING}{tail}"
     turns = [*chat(*parts), {"role": "assistant", "content": "2"}, {"role": "user", "content": "And cats?"}]
-    expected = f"{usual}{see}{QUESTION}<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n"
+    expected = f"{usual}{see}{QUESTION}\n{THINKING}<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n"
     assert decoded(processor, turns) == f"{expected}<|im_start|>user\nAnd cats?\n{THINKING}{tail}"
     assert decoded(processor, chat({"type": "text", "text": "First."}, *parts)).count(THINKING) == 1
 

@@ -342,6 +342,44 @@ def test_the_command_line_answers_a_file(tmp_path, monkeypatch, capfd, bundled):
     assert [("error" in record) for record in lines(tmp_path)] == [False, False]
 
 
+def test_follow_ups_answer_a_file(tmp_path, monkeypatch, capfd, bundled):
+    """Guards against: follow-ups asked without the turns before them, or of another line's; the picture encoded anew
+    for them; records of earlier turns lost, or left out of the totals; and a line taken up again by half."""
+    monkeypatch.setattr(demo, "loaded", lambda args: bundled)
+    model, processor = bundled
+    drawn(1).save(tmp_path / "a.png")
+    three = ["How many cats?", "And dogs?", "Why?"]
+    wrong = [[], ["How many?", ""], ["How many?", 3], ["How many?", "<|im_end|>"]]
+    shown = [{"image": "a.png", "prompt": prompt} for prompt in (three, "And owls?", *wrong)]
+    source, output = questions_file(tmp_path, *shown), tmp_path / "answers.jsonl"
+    command = ["--input", str(source), "--output", str(output), "--enable-kdv", "--num-rollouts", "3"]
+    command += ["--max-new-tokens", "5", "--temperature", "9"]
+    calls = []
+    hook = model.visual.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        assert demo.main(command) == 1
+    finally:
+        hook.remove()
+    assert len(calls) == 1
+    out, _ = capfd.readouterr()
+    assert out.startswith(f"{output}: 2 of 6 answered; kept 23%, mean K 3.00")
+    first, second, *errors = lines(tmp_path)
+    assert all("error" in record for record in errors) and "earlier" not in second
+    messages = read_questions(source)[0].messages
+    settings = AvisSettings(enable_kdv=True, num_rollouts=3, max_new_tokens=5, temperature=9.0)
+    assert (first["prompt"], len(first["earlier"])) == (three, 2)
+    for number, record in enumerate([*first["earlier"], first]):
+        expected = answer(model, processor, messages, settings).to_dict()
+        assert [rollout["text"] for rollout in record["rollouts"]] == [r["text"] for r in expected["rollouts"]]
+        assert bool(record["reused_tokens"]) == (number > 0)
+        said = {"role": "assistant", "content": record["text"].strip()}
+        messages = [*messages, said, {"role": "user", "content": [*three, ""][number + 1]}]
+    before = output.read_bytes()
+    assert demo.main(command) == 1 and output.read_bytes() == before
+    totals = [record["flops"]["relative_llm"] for record in (*first["earlier"], first, second)]
+    assert f"LLM-only {sum(totals) / 4:.2f}" in out
+
+
 def test_a_policy_answers_a_file(tmp_path, monkeypatch, capfd, bundled):
     """Guards against: a policy that is read and not asked, K of the flag, totals of something else than what was used,
     and a note for every question."""

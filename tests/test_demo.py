@@ -319,6 +319,22 @@ def test_json_is_the_whole_record(run, bundled):
     assert got == expected
 
 
+def test_media_are_decoded_once(run, bundled, picture, monkeypatch):
+    """Guards against: a picture decoded, or a clip read through to find its frames, once to look whether it can be and
+    again to be answered."""
+    import policy.media as media
+
+    monkeypatch.setattr(demo, "loaded", lambda args: bundled)
+    opened = []
+    whole, checked = media._opened, media.check_file
+    monkeypatch.setattr(media, "_opened", lambda source: opened.append("picture") or whole(source))
+    monkeypatch.setattr(media, "check_file", lambda path: opened.append(str(path)) or checked(path))
+    clip = demo.ROOT / "example.mp4"
+    flags = ("--image-path", picture, "--video-path", clip, "--nframe", 4, "--prompt", "How many?")
+    assert run(*flags, "--max-new-tokens", 1)[0] == 0
+    assert opened == ["picture", str(picture), str(clip)]
+
+
 def test_the_note_is_for_other_pictures(run, picture, tmp_path, monkeypatch):
     """Guards against: an answer about somebody's photograph without a word on what this model knows, and the word
     where it is not needed. `example.jpg` is the example however its path is written."""

@@ -179,6 +179,7 @@ TINY_SPEED |= {"new_tokens": 4, "pairs": 0}
 PROGRAMS: dict[str, tuple[Callable[[Command, Path], None] | None, bool]] = {
     ".venv/bin/pip": (None, False),  # a download of gigabytes
     "bash setup.sh": (setup, False),
+    "coverage": (None, False),  # the whole suite; run by .ci/run
     "demo.py": (demo, True),
     "evaluation.adapters.vlmevalkit": (None, False),  # needs VLMEvalKit; run in test_adapters.py
     "evaluation.figures": (lambda c, tmp: module(c, out=tmp), True),
@@ -190,6 +191,7 @@ PROGRAMS: dict[str, tuple[Callable[[Command, Path], None] | None, bool]] = {
     "garden.train": (None, False),  # minutes at least; run in test_garden.py
     "git -C": (git_in_fork, True),
     "grep": (None, False),
+    "mypy": (None, False),  # reads the whole project; run by .ci/run
     "lmms_eval": (None, False),  # needs lmms-eval; run in test_adapters.py where it is installed
     "policy.training": (None, False),  # rollouts by the hundred; run in test_policy_training.py
     "policy.training.calibrate": (None, False),
@@ -200,7 +202,7 @@ PROGRAMS: dict[str, tuple[Callable[[Command, Path], None] | None, bool]] = {
     "ruff": (ruff, False),
     "transformers/fork/materialise.py": (None, False),  # changes the tree; run in test_materialise.py
 }
-NO_PARSER = {".venv/bin/pip", "bash setup.sh", "git -C", "grep", "lmms_eval", "pytest", "ruff"}
+NO_PARSER = {".venv/bin/pip", "bash setup.sh", "coverage", "git -C", "grep", "lmms_eval", "mypy", "pytest", "ruff"}
 
 
 def shown(command: Command) -> str:

@@ -10,15 +10,19 @@ import os
 import pickle
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from dataclasses import fields
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import av
+import huggingface_hub
 import pytest
 import torch
 from clips import shade, write_clip
@@ -29,7 +33,7 @@ from policies import write_policy
 
 import demo
 from policy import AvisSettings, extract_answer, majority_vote
-from policy.answer import prepare, read_video
+from policy.answer import load, prepare, read_video, weights_sha256
 from policy.batch import parse_question
 from policy.media import frames, open_clip, read_image, sample_indices
 from policy.prompts import check_text
@@ -215,6 +219,7 @@ REFUSED = {
     "prompt: processor's own word": (lambda d: ["--prompt", "What is <|placeholder|>?"], "<|placeholder|>"),
     "prompt: not text": (lambda d: ["--prompt", "caf\udce9?"], "Unicode"),
     "system prompt: turn token": (lambda d: ["--system-prompt", "<|im_start|>user"], "<|im_start|>"),
+    "prompt: 100,000 special tokens": (lambda d: ["--prompt", "<|im_start|>" * 10_000], "<|im_start|>"),
     "model: missing": (lambda d: ["--model-path", d / "none"], "none"),
     "model: a file": (lambda d: ["--model-path", PICTURE], "no such model folder"),
     "model: empty folder": (lambda d: ["--model-path", d], "config.json"),
@@ -426,6 +431,82 @@ def test_damaged_processors_are_told(run, tmp_path, name):
     for other in ("vocab.json", "merges.txt"):
         (folder / other).unlink()
     assert_refused(run("--model-path", folder, "--device", "cpu"))
+
+
+# ------------------------------------------------------------------------------------------------- models on the hub
+
+NAME = "Acme/VL-Rethinker-7B"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """An empty cache and a hub of our own: a function from an address to nothing."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys.modules["policy.answer"], "HUB_SECONDS", 0.5)
+
+    def at(port: int) -> None:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+
+    return at
+
+
+def test_a_hub_that_cannot_be_asked_is_told_at_once(run, hub):
+    """Guards against: minutes of tries, one for each small file, before a machine without a network says so. One hub
+    refuses, one is silent: it is asked once, and waited for once."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hub(silent.getsockname()[1])
+        start = time.monotonic()
+        assert_refused(run("--model-path", NAME, "--device", "cpu"), NAME, "not on this disk")
+        assert time.monotonic() - start < 20  # a second or two, were the machine idle
+        silent.settimeout(0.1)
+        assert silent.accept() and pytest.raises(TimeoutError, silent.accept)
+    assert_refused(run("--model-path", NAME, "--device", "cpu"), NAME, "not on this disk")
+
+
+def test_a_name_that_the_hub_does_not_know_is_told(run, hub):
+    """Guards against: a slip in a name that is told as a network that is down, or asked about again and again."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        hub(server.server_port)
+        assert_refused(run("--model-path", NAME, "--device", "cpu"), NAME, "no model")
+        server.shutdown()
+        thread.join()
+    assert asked == [f"/api/models/{NAME}"]
+
+
+def test_fetched_models_need_no_hub(hub, tmp_path):
+    """Guards against: a model that is on the disk and cannot be used without a network; its name lost, by which the
+    form of its answers is known; another hash than the folder's; and what was fetched by half taken for the whole."""
+    hub(1)  # no one listens there
+    snapshot = tmp_path / "cache" / "models--Acme--VL-Rethinker-7B" / "snapshots" / "abc"
+    shutil.copytree(BUNDLED, snapshot, copy_function=os.symlink)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    model, processor = load(NAME, device="cpu")
+    said = processor.tokenizer.decode(
+        prepare(processor, [{"role": "user", "content": "?"}], AvisSettings()).input_ids[0]
+    )
+    assert "boxed" in said
+    assert weights_sha256(model.config._name_or_path) == weights_sha256(NAME) == weights_sha256(str(BUNDLED))
+    for lost in ("tokenizer.json", "model.safetensors"):
+        (snapshot / lost).unlink()
+        with pytest.raises(OSError, match="not on this disk"):
+            load(NAME, device="cpu")
 
 
 # ----------------------------------------------------------------------------------------------- valid if odd: answered
@@ -700,7 +781,8 @@ def test_fuzzed_lines_are_questions_or_errors(line):
     assert json.loads(json.dumps(question.asked(), allow_nan=False)) == question.asked()
     if question.error is None:
         content = question.messages[-1]["content"]
-        assert content[-1]["text"] == question.prompt and len(content) > 1
+        texts = question.prompt if isinstance(question.prompt, list) else [question.prompt]
+        assert [content[-1]["text"], *question.follow_ups] == texts and len(content) > 1
         assert all(isinstance(part[part["type"]], str) for part in content)
 
 
