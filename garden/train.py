@@ -39,7 +39,7 @@ from garden.render import frames, render
 from garden.scenes import CLASSES, LABELS, dense_labels, rng_for
 from garden.tasks import IMAGE, IMAGES, SIZES, TASKS, VIDEO, Item, ask, make_item
 from garden.tasks.base import Extras
-from policy.prompts import with_instruction
+from policy.prompts import profile_for, with_instruction
 
 TINY = ((5, 5), (6, 5), (5, 6), (6, 6))
 SMALL = ((5, 5), (6, 6), (5, 7), (7, 5), (8, 6), (6, 8), (7, 7), (8, 8), (9, 7), (7, 9))
@@ -58,7 +58,8 @@ class Stage:
     share of the stage, at its end, over which the rates fall to `floor` times themselves. `eyes`: False for the
     language model alone, on labels; `match_weight`: of the features' distance from the palette. `choices`: share of
     multiple choice; `conclusion`: what a token after a trace's last semicolon (value, letter, answer) counts, where
-    any other counts 1; `extras`: chance of tags, and of a sign, that the first question does not need.
+    any other counts 1; `extras`: chance of tags, and of a sign, that the first question does not need. `profile`: in
+    whose words an answer is asked for (`policy.prompts`), "vl-rethinker" for one in a box.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Stage:
     choices: float = 0.5
     conclusion: float = 1.0
     extras: float = 0.5
+    profile: str = "avis"
 
 
 BLIND = dict(eyes=False, choices=0.8, conclusion=5.0)  # the letter of an option is what is learned last
@@ -88,6 +90,10 @@ PRESETS = {
         Stage("reason", 8_800, 8, SMALL + MIDDLE + FULL[:4], (0.6, 0.15, 0.25), ALL, 6, 0.0, 1.5e-3, 0.0, **BLIND),
         Stage("look", 4_000, 8, MIDDLE + FULL, (0.72, 0.08, 0.2), ALL, 1, 6e-4, 0.0, 1.0, match_weight=1.0, extras=0.8),
         Stage("ripen", 7_600, 4, FULL, (0.56, 0.14, 0.3), ALL, 6, 4e-4, 1.2e-3, 0.3, decay=1.0, **RIPE),
+    ),
+    # Another backbone for the bundled policy: warm-started, with another seed, and answering in a box.
+    "boxed": (
+        Stage("boxed", 2_400, 4, FULL, (0.56, 0.14, 0.3), ALL, 6, 2e-4, 1.2e-3, 0.0, decay=1.0, profile="vl-rethinker"),
     ),
     "gpu": (
         Stage("see", 60_000, 128, SMALL + MIDDLE, (0.75, 0.0, 0.25), ALL, 1, 1.5e-3, 0.0, 1.0),
@@ -149,10 +155,11 @@ def make_pack(rng: np.random.Generator, stage: Stage, medium: str, size: tuple[i
             if more:
                 break
         items.append(more or first)
-    asked = []
+    asked, profile = [], profile_for("", stage.profile)
     for item in items:
         thinking = bool(rng.random() < 0.9)
-        asked.append((with_instruction(item.question, thinking), item.response(thinking)))
+        prompt = with_instruction(item.question, thinking, profile)
+        asked.append((prompt, item.response(thinking, boxed="\\boxed" in profile.thinking)))
     shown = []
     for scene in first.scenes if stage.eyes else ():
         pictures = frames(scene) if scene.seconds else [render(scene)]

@@ -50,7 +50,8 @@ from garden.train import (
     patchify,
 )
 from policy.answer import AvisSettings, prepare
-from policy.prompts import DIRECT, THINKING, with_instruction
+from policy.prompts import DIRECT, THINKING, profile_for, with_instruction
+from policy.vote import extract_answer
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = ROOT / "models" / "garden-tiny"
@@ -525,6 +526,20 @@ def test_conclusions_count_as_much_as_the_stage_says(trainer_of, monkeypatch):
             weighted, same = trainer.loss(replace(stage, conclusion=3.0), batch)
         assert torch.equal(seen["loss"], same["loss"])
         assert torch.isclose(plain, weighted) == alike
+
+
+def test_a_stage_may_ask_for_answers_in_a_box():
+    """Guards against: another backbone that is trained on the first one's form of answers, or asked in other words than
+    its profile's at inference; and a box that the vote does not read."""
+    profile = profile_for("", "vl-rethinker")
+    stage = replace(PRESETS["boxed"][0], questions=12)
+    pack = make_pack(np.random.default_rng(1), stage, "image", (6, 6))
+    assert {prompt.rpartition("\n")[2] for prompt, _ in pack.asked} == {profile.thinking, profile.direct}
+    plain = make_pack(np.random.default_rng(1), replace(stage, profile="avis"), "image", (6, 6))
+    for (_, boxed), (_, tagged) in zip(pack.asked, plain.asked, strict=True):
+        assert boxed.endswith("}") and "<answer>" not in boxed
+        assert extract_answer(boxed) == extract_answer(tagged)
+        assert boxed.partition("</think>")[0] == tagged.partition("</think>")[0] or "<think>" not in boxed
 
 
 def test_stages_ask_as_many_choices_as_they_say():

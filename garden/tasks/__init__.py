@@ -72,9 +72,10 @@ class Item:
     answerable: bool = True
     about: tuple = field(default=())
 
-    def response(self, thinking: bool = True) -> str:
-        """What the model is to write: `<think>..</think><answer>..</answer>`, or the answer part alone."""
-        final = f"<answer>{self.answer}</answer>"
+    def response(self, thinking: bool = True, boxed: bool = False) -> str:
+        """What the model is to write: `<think>..</think><answer>..</answer>`, the answer `boxed` for models that are
+        trained so; without `thinking` the answer part alone."""
+        final = f"\\boxed{{{self.answer}}}" if boxed else f"<answer>{self.answer}</answer>"
         return f"<think>{self.trace}</think>{final}" if thinking else final
 
 
