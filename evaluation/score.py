@@ -101,7 +101,7 @@ def row_of(value: Any) -> Row:
 
 @dataclass(frozen=True)
 class Share:
-    """A share in [0, 1] with its 95% interval, of `items` items."""
+    """A share, or FLOPs relative to vanilla's, with its 95% interval, of `items` items."""
 
     value: float
     low: float

@@ -156,6 +156,27 @@ def settings(results: Results) -> Table:
     return lines
 
 
+# What a reader wants to know first.
+_FIRST = (
+    *("vanilla", "VRS K=5", "VRS K=7", "KDV rho=0.75", "random rho=0.75", "smaller rho=0.75"),
+    *("KDV rho=0.75, K=5", "AVIS", "AVIS random", "AVIS smaller", "AVIS, K permuted"),
+)
+
+
+def summary(results: Results) -> Table:
+    """One line for each of the settings that matter most: accuracy, its difference from vanilla, and the cost."""
+    lines = [["setting", "all", "minus vanilla, points", "pictures", "clips", "mean K", "#F LLM-only", "#F total"]]
+    vanilla = results.outcome("vanilla")
+    for name in _FIRST:
+        one = results.outcome(name)
+        if one is None:
+            continue
+        line = [name, percent(one.accuracy()), "" if name == "vanilla" else _points(difference(one, vanilla))]
+        line += [percent(one.where(keep).accuracy()) for keep in (_is_picture, _is_video)]
+        lines.append([*line, f"{one.rollouts.mean():.2f}", *_flops(one, vanilla)])
+    return lines
+
+
 # What is asked of full AVIS: against each of these, multiple choice and free answers apart.
 _FORMS = (
     *("vanilla", "VRS K=3", "VRS K=5", "VRS K=7", "KDV rho=0.75", "KDV rho=0.75, K=5"),
@@ -367,7 +388,12 @@ def predictors(report: dict[str, Any]) -> Table:
     lines = [["predictor", *names]]
     for predictor, found in judged["predictors"].items():
         lines.append([predictor, *(_measure(found["all"].get(name)) for name in names)])
-    return [*lines, ["ceiling from the picture", *(_measure(judged["ceiling"].get(name)) for name in names)]]
+    lines.append(["ceiling: the question's own other rollouts", *(_measure(judged["ceiling"].get(x)) for x in names)])
+    for part, found in report["evaluation"].items():
+        if told := found.get("pictures_with_other_questions"):
+            name = f"the picture's other questions ({part}, n = {told['n']})"
+            lines.append([name, *(_measure(told["other_questions"].get(x)) for x in names)])
+    return lines
 
 
 def rules(report: dict[str, Any]) -> Table:
@@ -412,7 +438,9 @@ def latency(report: dict[str, Any]) -> Table:
 
 
 def _about_fitting(report: dict[str, Any]) -> str:
-    return f"{report['n']} questions; weights {report['weights_sha256'][:8]}; `{report['command']}`"
+    judged = report.get("default_chosen_on") or report["chosen_on"]
+    read = f"{report['n']} questions read, judged on {judged}"
+    return f"{read}; weights {report['weights_sha256'][:8]}; `{report['command']}`"
 
 
 def _about_latency(report: dict[str, Any]) -> str:
@@ -427,7 +455,7 @@ def _about_latency(report: dict[str, Any]) -> str:
     )
 
 
-_RESULTS = (settings, forms, votes, tasks, goals, paper1, paper2, controls, pruners, backbones, grid)
+_RESULTS = (summary, settings, forms, votes, tasks, goals, paper1, paper2, controls, pruners, backbones, grid)
 TABLES = {one.__name__: one for one in _RESULTS}
 # Of JSON reports, not of results: the table, and what it hangs on.
 REPORTS = {

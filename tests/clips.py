@@ -1,7 +1,4 @@
-"""Video files for tests, small and quick to write::
-
-    path = write_clip(tmp_path / "clip.mp4", count=48, rate=12)
-"""
+"""Video files for tests, small and quick to write."""
 
 from fractions import Fraction
 from pathlib import Path

@@ -17,9 +17,7 @@ def assert_kept_indices(kept: torch.Tensor, n: int, count: int) -> list[int]:
         "kept indices are out of order: sorted by score and not put back into reading order?"
     )
     assert len(set(values)) == len(values), "a token is kept twice: two spans or two windows overlap?"
-    assert all(0 <= v < n for v in values), (
-        f"kept indices leave [0, {n}): indices of the batch instead of the item?"
-    )
+    assert all(0 <= v < n for v in values), f"kept indices leave [0, {n}): indices of the batch instead of the item?"
     assert len(values) == count, f"kept {len(values)} of {n}, want {count}: rounding outside keep_count?"
     return values
 
@@ -46,6 +44,4 @@ def assert_left_padded(mask: torch.Tensor, real: list[int]) -> None:
         assert row == [0] * (len(row) - count) + [1] * count, (
             f"mask row {row} should end in {count} ones: padded on the right, or to a length no row has"
         )
-    assert mask.shape[1] == max(real), (
-        f"{mask.shape[1]} columns for a longest row of {max(real)}: dead columns left in"
-    )
+    assert mask.shape[1] == max(real), f"{mask.shape[1]} columns for a longest row of {max(real)}: dead columns left in"

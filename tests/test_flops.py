@@ -95,9 +95,7 @@ def model(request):
 
 @pytest.fixture(params=["eager", "sdpa"])
 def attention(request, model):
-    if request.param == "sdpa" and (
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry
-    ):
+    if request.param == "sdpa" and (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry):
         pytest.skip("this torch's counter has no formula for the SDPA kernel of the CPU")
     model.set_attn_implementation(request.param)
     return request.param
@@ -255,9 +253,7 @@ def test_every_stage_grows(length, more):
     assert prefill_flops(TEXT, length + more) > prefill_flops(TEXT, length)
     assert decode_flops(TEXT, length + more, 10) > decode_flops(TEXT, length, 10)
     assert decode_flops(TEXT, 50, length + more) > decode_flops(TEXT, 50, length)
-    assert vision_tower_flops(VISION, [(1, 4, 2 * (length + more))]) > vision_tower_flops(
-        VISION, [(1, 4, 2 * length)]
-    )
+    assert vision_tower_flops(VISION, [(1, 4, 2 * (length + more))]) > vision_tower_flops(VISION, [(1, 4, 2 * length)])
 
 
 @given(lengths=st.lists(st.integers(1, 200), min_size=1, max_size=7), kept=st.integers(20, 35))

@@ -149,9 +149,7 @@ def test_language_model_gets_kept_tokens_at_their_unpruned_positions(tiny_model,
         output = tiny_model.model(**row, enable_kdv=True, kdv_ratio=0.6)
     for got, want, item in zip(output.kdv_kept, kept, output.visual_items, strict=True):
         n = len(item.embeds)
-        assert assert_kept_indices(got, n, kd.keep_count(n, 0.6)) == want, (
-            "selected by something else than the score"
-        )
+        assert assert_kept_indices(got, n, kd.keep_count(n, 0.6)) == want, "selected by something else than the score"
     columns = reference.kept_columns(row, kept)
     (call,) = calls
     assert call["position_ids"].shape[0] == 3, "a text-position row with gaps looks like packed sequences"
@@ -159,9 +157,7 @@ def test_language_model_gets_kept_tokens_at_their_unpruned_positions(tiny_model,
     assert call["position_ids"][:, 0].tolist() == want[:, columns].tolist(), (
         "positions are not those of the unpruned prompt"
     )
-    assert call["cache_position"].tolist() == list(range(len(columns))), (
-        "cache positions must be the pruned ones"
-    )
+    assert call["cache_position"].tolist() == list(range(len(columns))), "cache positions must be the pruned ones"
     assert_left_padded(call["attention_mask"], [len(columns)])
     assert output.last_hidden_state.shape[1] == len(columns)
     assert torch.equal(output.kdv_attention_mask, call["attention_mask"])
@@ -258,9 +254,7 @@ def test_cache_changes_nothing(tiny_model, name):
     cached = generate(tiny_model, inputs, enable_kdv=True)
     uncached = generate(tiny_model, inputs, enable_kdv=True, use_cache=False)
     assert torch.equal(cached.sequences, uncached.sequences)
-    assert_same_logits(
-        torch.stack(cached.logits), torch.stack(uncached.logits), "decoding steps with a cache"
-    )
+    assert_same_logits(torch.stack(cached.logits), torch.stack(uncached.logits), "decoding steps with a cache")
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
@@ -321,9 +315,7 @@ def test_interleaved_generations_do_not_disturb_each_other(tiny_model):
         another = RunAnother()
         another.settings = others
         disturbed = generate(tiny_model, row, **mine, stopping_criteria=StoppingCriteriaList([another]))
-        assert_same_logits(
-            torch.cat(disturbed.logits), torch.cat(alone.logits), f"{others} moved {mine}", atol=0
-        )
+        assert_same_logits(torch.cat(disturbed.logits), torch.cat(alone.logits), f"{others} moved {mine}", atol=0)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -335,9 +327,7 @@ def test_bfloat16(attention):
     cached = generate(model, row, enable_kdv=True)
     uncached = generate(model, row, enable_kdv=True, use_cache=False)
     assert cached.logits[0].isfinite().all()
-    same = (
-        int((cached.sequences == uncached.sequences).long().cumprod(dim=1).sum()) - row["input_ids"].shape[1]
-    )
+    same = int((cached.sequences == uncached.sequences).long().cumprod(dim=1).sum()) - row["input_ids"].shape[1]
     assert same >= 1, "not even the first token is the same"
     steps = min(same + 1, STEPS)  # after a flipped near-tie the two runs rightly differ
     got, want = (torch.cat(o.logits[:steps]) for o in (cached, uncached))
@@ -356,9 +346,7 @@ def test_nothing_pruned_is_nothing_changed(tiny_model, name):
     assert torch.equal(off.logits[real], on.logits[real])
     assert torch.equal(off.rope_deltas, on.rope_deltas)
     off, on = generate(tiny_model, inputs), generate(tiny_model, inputs, enable_kdv=True, kdv_ratio=0.0)
-    assert_same_logits(
-        torch.stack(on.logits), torch.stack(off.logits), "the path itself, not pruning", atol=0
-    )
+    assert_same_logits(torch.stack(on.logits), torch.stack(off.logits), "the path itself, not pruning", atol=0)
 
 
 def test_text_alone_is_left_alone(tiny_model):
@@ -461,9 +449,7 @@ REFUSED_SETTINGS = {
 
 
 def assert_one_line(error):
-    assert "\n" not in str(error.value) and len(str(error.value)) < 120, (
-        "an error is one line a person can read"
-    )
+    assert "\n" not in str(error.value) and len(str(error.value)) < 120, "an error is one line a person can read"
 
 
 @pytest.mark.parametrize("case", REFUSED_SETTINGS)
@@ -509,11 +495,7 @@ REFUSED_GENERATION = {
 def test_generate_refuses_what_would_go_wrong_quietly(tiny_model, case, with_items):
     """Guards against tokens from a cache whose columns are not where the mask says."""
     arguments, message = REFUSED_GENERATION[case]
-    inputs = (
-        separate(tiny_model, tiny.image_prompt())
-        if with_items
-        else tiny.image_prompt() | {"enable_kdv": True}
-    )
+    inputs = separate(tiny_model, tiny.image_prompt()) if with_items else tiny.image_prompt() | {"enable_kdv": True}
     with pytest.raises(ValueError, match=message) as error:
         generate(tiny_model, inputs, **arguments(tiny_model))
     assert_one_line(error)

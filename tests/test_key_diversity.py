@@ -86,10 +86,7 @@ def test_keep_diverse_keeps_one_of_equal_tokens():
 def test_adaptive_keeps_less_of_the_more_redundant_item():
     """Guards against a threshold that acts like a fixed fraction: one tau must give an item-dependent rho."""
     redundant = random_keys(4, 64, 16) + 3
-    kept = [
-        len(kd.keep_diverse(kd.key_diversity_scores(k), math.pi / 4))
-        for k in (redundant, random_keys(4, 64, 16))
-    ]
+    kept = [len(kd.keep_diverse(kd.key_diversity_scores(k), math.pi / 4)) for k in (redundant, random_keys(4, 64, 16))]
     assert kept[0] < kept[1]
 
 
@@ -134,9 +131,7 @@ def test_random_pruner_is_uniform():
     counts = torch.zeros(32)
     for seed in range(400):
         counts[
-            kd.PRUNERS["random"](
-                torch.ones(1, 32, 2), torch.zeros(32, 4), (1, 4, 8), rho=0.75, tau=None, seed=seed
-            )
+            kd.PRUNERS["random"](torch.ones(1, 32, 2), torch.zeros(32, 4), (1, 4, 8), rho=0.75, tau=None, seed=seed)
         ] += 1
     assert counts.min() > 56 and counts.max() < 144
 
@@ -160,8 +155,7 @@ def test_gather_plan_left_pads_what_is_left(data, rows, length):
 def test_placeholder_spans_follow_each_kind_in_reading_order():
     """Guards against one contiguous visual span per row, and against items that change places."""
     image, video = (
-        kd.VisualItem(k, (1, 1, n), torch.zeros(n, 1), torch.zeros(1, n, 1))
-        for k, n in (("image", 2), ("video", 3))
+        kd.VisualItem(k, (1, 1, n), torch.zeros(n, 1), torch.zeros(1, n, 1)) for k, n in (("image", 2), ("video", 3))
     )
     ids = torch.tensor([[0, 9, 9, 9, 5, 8, 8], [8, 8, 0, 0, 9, 9, 9]])
     spans = kd.placeholder_spans(ids, [image, image, video, video], {"image": 8, "video": 9})
@@ -173,8 +167,7 @@ def test_placeholder_spans_follow_each_kind_in_reading_order():
 def test_repeated_rows_get_their_own_items():
     """Guards against interleaving rows: [a b][c] twice is [a b][a b][c][c], not [a b][c][a b][c]."""
     a, b, c, v = (
-        kd.VisualItem(k, (1, 1, 1), torch.zeros(1, 1), torch.zeros(1, 1, 1))
-        for k in ("image",) * 3 + ("video",)
+        kd.VisualItem(k, (1, 1, 1), torch.zeros(1, 1), torch.zeros(1, 1, 1)) for k in ("image",) * 3 + ("video",)
     )
     got = kd.repeat_row_items((a, b, c, v), {"image": [2, 1], "video": [0, 1]}, times=2)
     assert got == (a, b, a, b, c, c, v, v)

@@ -1,7 +1,4 @@
-"""Tests of `transformers/fork/materialise.py`, on a made-up release of three files; no network.
-
-    python -m pytest tests/test_materialise.py
-"""
+"""Tests of `transformers/fork/materialise.py`, on a made-up release of three files; no network."""
 
 import hashlib
 import importlib.util

@@ -19,9 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 def git(*arguments: str, **kwargs) -> str:
-    return subprocess.run(
-        ["git", "-C", str(FORK), *arguments], check=True, stdout=subprocess.PIPE, **kwargs
-    ).stdout
+    return subprocess.run(["git", "-C", str(FORK), *arguments], check=True, stdout=subprocess.PIPE, **kwargs).stdout
 
 
 def patches() -> list[tuple[str, str, list[str]]]:
@@ -49,9 +47,7 @@ def tree(tmp_path_factory):
 
 def python(tree: Path, *arguments: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"PYTHONPATH": str(tree / "src")}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 def run_tests(tree: Path, *tests: str) -> subprocess.CompletedProcess:

@@ -22,6 +22,7 @@ from policy.policy_model import CHOICES, Rule
 from policy.training import __main__ as whole
 from policy.training import calibrate, collect, fit, metrics, tau
 from policy.training.calibrate import SHAPES, best_rule, candidate_edges, vote_accuracy
+from policy.training.data import QuestionFile
 from policy.training.metrics import Sample, cluster_weights
 from policy.vote import majority_vote
 
@@ -258,6 +259,23 @@ def test_fitting_and_measuring_read_the_same_files(tmp_path):
     for read in (lambda: fitted.media(3, ""), lambda: measured.ask(3, tmp_path)):
         with pytest.raises(ValueError, match="row 4: its picture cannot be read"):
             read()
+
+
+def test_lines_say_what_they_share_and_their_options(tmp_path, monkeypatch):
+    """Guards against: a scene that hangs on how the file's path is written, or that a line names in vain; and options
+    that are numbers, too many for letters, or no list at all."""
+    line = {"image": "a.png", "question": "How many?", "options": [1, 2], "answer": "A"}
+    many = [str(number) for number in range(27)]
+    rows = [line, line | {"scene": 7}, line | {"options": many}, line | {"options": "ab"}, line | {"image": "b.png"}]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.chdir(tmp_path)
+    near, far = QuestionFile(Path("q.jsonl")), QuestionFile(tmp_path / "q.jsonl")
+    assert near.question(0).options == {"A": "1", "B": "2"}
+    assert near.question(0).scene == far.question(0).scene != far.question(4).scene
+    assert near.question(1).scene == "7"
+    for index, said in ((2, "27 options"), (3, "a list or an object")):
+        with pytest.raises(ValueError, match=f"line {index + 1}: .*{said}"):
+            near.question(index)
 
 
 @pytest.mark.parametrize(

@@ -258,7 +258,6 @@ def test_chats_that_do_not_go_on_are_refused(bundled):
         (follow, settings, unkept, "keep=True"),
         (messages, settings, first, "does not begin"),
         (reworded, settings, first, "does not begin"),
-        (and_then(messages, "\n2", QUESTIONS[1])[:1], settings, first, "does not begin"),
         (other, settings, first, "pictures"),
         (more, settings, first, "pictures"),
         (follow, replace(settings, thinking=False), first, "does not begin"),

@@ -59,27 +59,17 @@ def upstream(tmp_path_factory):
     """What the pristine tree computes."""
     folder = tmp_path_factory.mktemp("upstream")
     git = ["git", "-C", str(FORK)]
-    roots = subprocess.run(
-        [*git, "rev-list", "--max-parents=0", "HEAD"], check=True, capture_output=True, text=True
-    )
+    roots = subprocess.run([*git, "rev-list", "--max-parents=0", "HEAD"], check=True, capture_output=True, text=True)
     root = roots.stdout.strip()
-    subject = subprocess.run(
-        [*git, "log", "-1", "--format=%s", root], check=True, capture_output=True, text=True
-    )
-    assert subject.stdout.strip() == "upstream", (
-        f"{FORK} has no history of the fork: run fork/materialise.py apply"
-    )
-    archive = subprocess.run(
-        [*git, "archive", root, "src/transformers"], check=True, capture_output=True
-    ).stdout
+    subject = subprocess.run([*git, "log", "-1", "--format=%s", root], check=True, capture_output=True, text=True)
+    assert subject.stdout.strip() == "upstream", f"{FORK} has no history of the fork: run fork/materialise.py apply"
+    archive = subprocess.run([*git, "archive", root, "src/transformers"], check=True, capture_output=True).stdout
     subprocess.run(["tar", "-x", "-C", str(folder)], input=archive, check=True)
     out = folder / "results.pt"
     environment = os.environ | {"PYTHONPATH": str(folder / "src")}
     subprocess.run([sys.executable, __file__, str(out)], check=True, env=environment)
     results = torch.load(out, weights_only=True)
-    assert Path(results.pop("package")).is_relative_to(folder), (
-        "the other process did not run the pristine tree"
-    )
+    assert Path(results.pop("package")).is_relative_to(folder), "the other process did not run the pristine tree"
     return results
 
 

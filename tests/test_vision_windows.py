@@ -34,9 +34,7 @@ def calls(monkeypatch):
         return watched
 
     monkeypatch.setattr(modeling, "eager_attention_forward", watch(modeling.eager_attention_forward))
-    monkeypatch.setitem(
-        modeling.ALL_ATTENTION_FUNCTIONS, "sdpa", watch(modeling.ALL_ATTENTION_FUNCTIONS["sdpa"])
-    )
+    monkeypatch.setitem(modeling.ALL_ATTENTION_FUNCTIONS, "sdpa", watch(modeling.ALL_ATTENTION_FUNCTIONS["sdpa"]))
     return shapes
 
 
@@ -68,8 +66,12 @@ def test_windows_of_one_length_share_a_call(model, calls, name):
     assert sorted(length for count, _, length, _ in calls for _ in range(count)) == windows
     blocks = model.config.vision_config.depth
     frames = {rows * columns for _, rows, columns in GRIDS[name]}
-    cut = {min(4, rows - top) * min(4, columns - left) for _, rows, columns in GRIDS[name]
-           for top in range(0, rows, 4) for left in range(0, columns, 4)}
+    cut = {
+        min(4, rows - top) * min(4, columns - left)
+        for _, rows, columns in GRIDS[name]
+        for top in range(0, rows, 4)
+        for left in range(0, columns, 4)
+    }
     full = len(model.config.vision_config.fullatt_block_indexes)
     assert len(calls) == full * len(frames) + (blocks - full) * len(cut)
 

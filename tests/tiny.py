@@ -65,9 +65,7 @@ def build_model(seed: int = 0, attn_implementation: str = "sdpa") -> Qwen2_5_VLF
     """A float32 model in eval mode on the CPU; the same weights for the same seed on every source tree."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen2_5_VLForConditionalGeneration._from_config(
-            build_config(), attn_implementation=attn_implementation
-        )
+        model = Qwen2_5_VLForConditionalGeneration._from_config(build_config(), attn_implementation=attn_implementation)
         # Transformers' 0.02 makes attention so flat and logits so close that wrong positions or a wrong mask
         # would hide inside a tolerance. These weights make every token matter.
         for parameter in model.parameters():

@@ -12,6 +12,7 @@ set; see `overall`. They hold no question's result, so a score has no interval. 
 
 import csv
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,14 +186,14 @@ def _number(value: Any) -> float | None:
 def overall(metrics: dict[str, float]) -> float | None:
     """The overall score among the numbers of a score file: shares in percent; None when that is not clear.
 
-    MME has none: what is told of it is perception and reasoning together. Else the number whose place says "overall"
-    most often, then a share before a count.
+    MME has none: it is perception and reasoning together, in percent of their 2,800. Else the number whose place says
+    "overall" most often, then a share before a count.
 
     Args:
         metrics: by place, parts of it divided by `|`, such as `Task&Skill=Overall|acc` or `overall|overall`.
     """
     if {"perception", "reasoning"} <= metrics.keys():
-        return metrics["perception"] + metrics["reasoning"]
+        return (metrics["perception"] + metrics["reasoning"]) / 28  # percent of 2,000 and 800
 
     def order(place: str) -> tuple[int, int]:
         parts = [part.rpartition("=")[2] for part in place.lower().split("|")]
@@ -203,5 +204,9 @@ def overall(metrics: dict[str, float]) -> float | None:
     places = [place for place in metrics if order(place) == best]
     if best[0] == 0 or len({metrics[place] for place in places}) > 1:
         return None
+    # Beside numbers of right answers and of all, it stands in percent already.
+    is_percent = any(place.rpartition("|")[2] in ("tot", "hit") for place in metrics)
     value = metrics[places[0]]
-    return 100 * value if value <= 1 else value
+    if math.isnan(value):
+        return None
+    return value if is_percent or value > 1 else 100 * value

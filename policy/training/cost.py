@@ -1,12 +1,13 @@
 """What the predictor costs beside Qwen2.5-VL-7B, whose shape stands below: parameters, FLOPs, and time on this machine.
 
-    python -m policy.training.cost --tokens 1024 --out evaluation/results/policy-cost.json
+    python -m policy.training.cost --tokens 1024 --out evaluation/results/predictor-cost.json
 
 Vanilla is taken at its cheapest, with one new token. Its time is a lower bound too: that of one layer of the language
 model with random weights, times the layers, without the vision tower and the vocabulary.
 """
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -54,8 +55,8 @@ def shares(config: Qwen2_5_VLConfig, tokens: int, reads_hidden: bool) -> dict[st
         tokens: visual ones, the square of a whole number.
         reads_hidden: the question-aware form.
     """
-    width, side = config.vision_config.out_hidden_size, round(tokens**0.5)
-    if side * side != tokens:
+    width, side = config.vision_config.out_hidden_size, math.isqrt(max(tokens, 0))
+    if tokens < 1 or side * side != tokens:
         raise ValueError(f"--tokens is the square of a whole number, got {tokens}")
     with torch.device("meta"):
         model = Qwen2_5_VLForConditionalGeneration(config)

@@ -6,7 +6,8 @@
 A table (`.tsv`) has the columns `image` (base64, a list of such, or another row's `index`), `question` and `answer`, of
 multiple choice A, B, ..; and any of `index`, `hint`, `category` and `l2-category`. A line of JSONL has `image` or
 `video` (a path or a list, relative to the file), `question` and `options` (a list or an object; none for free answers),
-or `prompt` with the options in it, `answer`, and any of `task` and `level`.
+or `prompt` with the options in it, `answer`, and any of `task`, `level` and `scene` (what questions share, by which
+intervals and splits go; else it is what they show).
 """
 
 import ast
@@ -16,6 +17,7 @@ import hashlib
 import io
 import json
 from dataclasses import dataclass
+from os.path import relpath
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -27,7 +29,7 @@ from policy.media import check_file, read_image
 
 @dataclass(frozen=True)
 class Question:
-    """One question. `scene`: what is shown, the same for questions about the same pictures. `medium`: "image", "images"
+    """One question. `scene`: what it shares with others, as pictures. `medium`: "image", "images"
     or "video". `text`: as put, with the options; `options`: their texts by letter, None for a free answer.
     `answerable`: whether its pixels tell, as far as is known."""
 
@@ -109,15 +111,22 @@ class QuestionFile:
     def _question(self, index: int, row: dict, shown: dict[str, list[str]]) -> Question:
         options = row.get("options") or None
         if isinstance(options, list):
+            if len(options) > len(ascii_uppercase):
+                raise ValueError(f"{len(options)} options need letters of their own: give an object")
             options = dict(zip(ascii_uppercase, options, strict=False))
+        if options is not None and not isinstance(options, dict):
+            raise ValueError("options are a list or an object")
+        options = options and {letter: str(option) for letter, option in options.items()}
         text, truth = row.get("prompt") or row["question"], row["answer"]
         if not (isinstance(text, str) and text.strip() and truth not in (None, "") and any(shown.values())):
             raise ValueError("it needs a question, an answer, and an image or a video")
         if options and not row.get("prompt"):
             text += "\n" + " ".join(f"{letter}. {option}" for letter, option in options.items())
+        folder = self.path.parent  # however its own path is written, the same pictures are the same scene
+        told = {kind: names if self._is_table else [relpath(n, folder) for n in names] for kind, names in shown.items()}
         return Question(
             index=index,
-            scene=hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16],
+            scene=str(row.get("scene") or hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]),
             task=str(row.get("task") or row.get("category") or self.path.stem),
             level=row.get("level") or row.get("l2-category") or None,
             form="choice" if options else "free",
