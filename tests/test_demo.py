@@ -21,6 +21,7 @@ from transformers.utils import is_flash_attn_2_available
 import demo
 from policy import AvisSettings, PolicyModel
 from policy.answer import RolloutReport, answer, prepare
+from policy.media import read_image
 from policy.prompts import DIRECT, THINKING
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -220,8 +221,10 @@ def test_media_keep_their_order(run, asked, picture):
     runs = re.sub(r"(<\|(image|video)_pad\|>)+", r"\2 ", asked["prompt"])
     assert re.findall(r"image|video", runs.split("user\n")[1]) == ["video", "image", "video", "image"]
     assert runs.index("Which is first?") > runs.rindex("image")
-    files = [part.get("image", part.get("video")) for part in asked["messages"][0]["content"][:4]]
-    assert files == [str(clip), str(picture), str(clip), str(demo.EXAMPLE)]
+    shown = [part.get("image", part.get("video")) for part in asked["messages"][0]["content"][:4]]
+    assert [one.path for one in shown[::2]] == [clip, clip]
+    for one, path in zip(shown[1::2], (picture, demo.EXAMPLE), strict=True):
+        assert one.tobytes() == read_image(path).tobytes()
 
 
 def test_thinking_can_be_turned_off(run, asked):

@@ -18,6 +18,7 @@ import threading
 import time
 import zlib
 from dataclasses import fields
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -749,7 +750,10 @@ def test_ctrl_c_ends_in_one_line(run, with_model, bundled, monkeypatch, stage):
 def test_ctrl_c_while_libraries_are_imported(tmp_path):
     """Guards against: a traceback from inside an import, which is where most of a short run is spent."""
     command = [sys.executable, str(ROOT / "demo.py"), "--max-new-tokens", "1"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # In the background of a shell the signal is ignored, by the tests and by what they start.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    piped = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(command, preexec_fn=heard, **piped)
     while running.poll() is None and "libtorch" not in Path(f"/proc/{running.pid}/maps").read_text():
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
