@@ -91,7 +91,7 @@ def teaser(store: Store):
     results = _result(store, "test")
     vanilla = results.outcome("vanilla")
     figure, axes = plt.subplots(figsize=(6.8, 4.4))
-    labelled = set()
+    labelled, named = set(), []
     for name, row in results.rows.items():
         if name != "AVIS" and (type(row.rollouts) is not int or row.tau is not None or row.rho == "policy"):
             continue
@@ -115,9 +115,11 @@ def teaser(store: Store):
         )
         labelled.add(label)
         if is_named and name != "AVIS":  # the one large mark is named by the legend
-            short = name.replace("KDV ", "").replace("VRS ", "").replace("rho=", "ρ=").replace(", ", "\n")
-            place = (7, -17) if "\n" in short else (7, 6)
-            axes.annotate(short, (cost, 100 * share.value), place, textcoords="offset points", fontsize=7.5, zorder=5)
+            short = name.replace("KDV ", "").replace("VRS ", "").replace("rho=", "ρ=")
+            named.append((cost, 100 * share.value, short))
+    for number, (*point, short) in enumerate(sorted(named)):  # above and below in turn: neighbours stay apart
+        place = (7, -12) if number % 2 else (7, 6)
+        axes.annotate(short, point, place, textcoords="offset points", fontsize=7.5, zorder=5)
     axes.set_xscale("log")
     ticks = (0.3, 0.4, 0.5, 0.7, 1.0, 1.4, 2.0)
     axes.set_xticks(ticks, map(str, ticks))
