@@ -779,7 +779,8 @@ def test_presets_can_be_drawn():
     picture's tokens do not divide, and language training on pictures that the tower has not learned to see."""
     for stages in PRESETS.values():
         seeing = [stage for stage in stages if stage.eyes]
-        assert seeing[0].text_rate == 0 and seeing[0].vision_rate > 0 and seeing[-1].text_rate > 0
+        begins_trained = seeing[0].profile != "avis"  # another backbone is made of the bundled model
+        assert seeing[0].vision_rate > 0 and (begins_trained or seeing[0].text_rate == 0) and seeing[-1].text_rate > 0
         assert all(stage.text_rate > 0 and not stage.vision_rate for stage in stages if not stage.eyes)
         for stage in stages:
             assert sum(stage.media) == pytest.approx(1) and sum(stage.levels) == pytest.approx(1)
