@@ -70,7 +70,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--attn-implementation", default="auto", choices=("auto", "flash_attention_2", "sdpa", "eager"))
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
-    add("--device", help="default: cuda when there is one, else cpu")
+    add("--device", help="default: cuda when there is one, else cpu; auto: spread over all GPUs")
     add("--json", action="store_true", help="print the whole record as one JSON document")
     add("--explain", action="store_true", help="print p, its bin, K and the votes as a table")
     add("--save-kept", type=Path, metavar="OUT.png", help="draw the kept tokens over the picture, and their scores")
@@ -112,7 +112,7 @@ def check(args: argparse.Namespace, settings: AvisSettings) -> list[dict]:
             raise ValueError(f"--enable-policy: {path} is not a policy checkpoint, or is cut off")
     elif args.policy_path is not None:
         raise ValueError("--policy-path needs --enable-policy")
-    if args.device and not re.fullmatch(r"(cpu|mps|(cuda|xpu|npu)(:\d{1,3})?)", args.device):
+    if args.device and not re.fullmatch(r"(auto|cpu|mps|(cuda|xpu|npu)(:\d{1,3})?)", args.device):
         raise ValueError(f"unknown device {args.device}: cpu, cuda or cuda:1, for instance")
     if args.attn_implementation == "flash_attention_2":
         if find_spec("flash_attn") is None:

@@ -158,15 +158,23 @@ def downsampled_pixels(grids: Sequence[tuple[int, int, int]], wanted: int) -> in
 class Bench:
     """A model with what it is to be measured with."""
 
-    def __init__(self, model_path: str, policy_path: str | None, recipe: Recipe, tasks: Sequence[str]):
-        """Loads everything. Raises ValueError or OSError with one line."""
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-        if device == "cpu":
+    def __init__(
+        self,
+        model_path: str,
+        policy_path: str | None,
+        recipe: Recipe,
+        tasks: Sequence[str],
+        device: str | None = None,
+    ):
+        """Loads everything; device: as for `load`, None for each process's own GPU. Raises ValueError, OSError or
+        MemoryError with one line."""
+        own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+        if "cpu" in (own, device):
             torch.set_num_threads(1)  # the same sums whatever else the machine does; processes are what scales
             torch.set_flush_denormal(True)
         self.sources = [load_source(name, recipe.split) for name in tasks]
-        self.policy = PolicyModel(policy_path, device) if policy_path else None
-        self.model, self.processor = load(model_path, device)
+        self.policy = PolicyModel(policy_path, "cpu" if device == "cpu" else own) if policy_path else None
+        self.model, self.processor = load(model_path, device or own)
         self.recipe, self.runs = recipe, runs_of(recipe.rows)
         self.model_path, self.policy_path = model_path, policy_path
         self.note: str | None = None  # what is to be told about the policy
@@ -470,7 +478,10 @@ def run(args: argparse.Namespace, command: str) -> int:
         if without:
             print(f"no --policy-path: left out are {', '.join(without)}", file=sys.stderr)
         recipe = replace(recipe, rows=tuple(row for row in recipe.rows if not row.needs_policy))
-    arguments = (args.model_path, args.policy_path, recipe, args.tasks)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by `accelerate launch`
+    if args.device == "auto" and max(args.processes, world) > 1:
+        raise ValueError("--device auto spreads one model over all GPUs: it goes with one process")
+    arguments = (args.model_path, args.policy_path, recipe, args.tasks, args.device)
     bench = Bench(*arguments)
     names = [source.name for source in bench.sources]
     if len(set(names)) < len(names):
@@ -487,7 +498,6 @@ def run(args: argparse.Namespace, command: str) -> int:
     }
     out = args.out or Path("runs") / f"{recipe.name}-{'-'.join(names)}.jsonl.gz"
     journal = Journal(out, bench.config(), environment)
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by `accelerate launch`
     if bench.note and rank == 0:
         print(f"note: {bench.note}", file=sys.stderr)
     left = [(number, index) for number, index in items if (names[number], index) not in journal.done][rank::world]
@@ -507,6 +517,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m evaluation.run", description="Measure a model by a recipe.")
     parser.add_argument("--recipe", type=Path, required=True, help="a file as those in evaluation/recipes")
     parser.add_argument("--model-path", default="models/garden-tiny")
+    parser.add_argument("--device", help="default: each process's own GPU, else cpu; auto: one model over all GPUs")
     parser.add_argument("--policy-path", help="without it, rows that need a policy are left out")
     parser.add_argument("--profile", help="form of the answer, of policy.prompts; default: by the model's name")
     parser.add_argument("--tasks", nargs="+", default=["garden"], help="garden, or .jsonl or VLMEvalKit's .tsv files")

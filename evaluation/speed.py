@@ -28,6 +28,7 @@ import json
 import os
 import random
 import re
+import shlex
 import statistics
 import sys
 import time
@@ -39,7 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
-from transformers.models.qwen2_5_vl import flops
+from transformers.models.qwen2_5_vl import flops, shared_prefill
 from transformers.models.qwen2_5_vl.key_diversity import (
     KdvSettings,
     VisualItem,
@@ -136,6 +137,8 @@ class Work(TorchDispatchMode):
         self.calls += 1
         if not self._MATRIX.search(name) and name != "sort":
             read = [args[1]] if name == "embedding" else args  # of its table, only what is written is read
+            if name == "index_copy_":
+                read = [args[2], args[3], args[3]]  # of where it goes, only so much is written
             written = [] if any(aliases) else result  # in place: the output is an argument
             self.bytes += _bytes_of(read) + _bytes_of(written) * (2 if name == "embedding" else 1)
         return result
@@ -194,7 +197,8 @@ def measure_rates(model, needed: dict[str, list[int]], device: str) -> dict:
         attention: FLOPs per second (a causal mask not taken off) by length: "language", "vision", and of "windows".
         elementwise: bytes per second of a product of two activations, by rows: "language" and "vision".
         call: seconds that an operator takes beside its work, as the model's modules call it: of the `tiny` geometry,
-            which has hardly any work. sort: seconds of a sort of K rows of logits.
+            which has hardly any work. replayed: the same in a CUDA graph; 0 on a CPU, which has none.
+        sort: seconds of a sort of K rows of logits.
     """
     config, dtype = model.config, model.dtype
     text, vision = config.text_config, config.vision_config
@@ -238,6 +242,9 @@ def measure_rates(model, needed: dict[str, list[int]], device: str) -> dict:
     target = torch.empty_like(source)
     tiny = build("tiny", device).model.language_model
     one = torch.zeros(1, 1, dtype=torch.long, device=device)
+    calls, replayed = counted(lambda: tiny(one))["calls"], 0.0
+    if device != "cpu":
+        replayed = typical(shared_prefill._capture(lambda: tiny(one)[0], one.device), device, times=21) / calls
     found = {
         "copy": rate(2 * source.numel() * source.element_size(), lambda: target.copy_(source)),
         "matrix": {
@@ -259,7 +266,8 @@ def measure_rates(model, needed: dict[str, list[int]], device: str) -> dict:
             "language": {n: elementwise_rate(n, text.intermediate_size) for n in {*needed["rows"], *needed["prefill"]}},
             "vision": {n: elementwise_rate(n, vision.intermediate_size) for n in needed["patches"]},
         },
-        "call": typical(lambda: tiny(one), device, times=21) / counted(lambda: tiny(one))["calls"],
+        "call": typical(lambda: tiny(one), device, times=21) / calls,
+        "replayed": replayed,
         "sort": {},
     }
     for rows in needed["rows"]:
@@ -288,8 +296,8 @@ class Task:
     """What a stage has to do.
 
     matrices: FLOPs of its weights' products, of `rows` rows. attention: (FLOPs, name, length) of its kinds. bytes:
-    weights and cache, once. calls, traffic: operators, and bytes of those that are no matrix product. sorts: rows of
-    logits that are sorted, 0 for none.
+    weights and cache, once. calls, traffic: operators that are called, and bytes of those that are no matrix product.
+    sorts: rows of logits that are sorted, 0 for none. replayed: operators of a CUDA graph, which nobody calls.
     """
 
     part: str
@@ -300,6 +308,7 @@ class Task:
     calls: int
     traffic: int
     sorts: int = 0
+    replayed: int = 0
 
     @property
     def flops(self) -> int:
@@ -353,6 +362,7 @@ def tasks(config, weights: dict, counts: dict, n: int, rho: float, k: int, new_t
             counts["decode_step"]["calls"],
             counts["decode_step"]["bytes"],
             sorts=k if k > 1 else 0,
+            replayed=counts["decode_step"]["replayed"],
         ),
     }
 
@@ -367,7 +377,8 @@ def predicted(task: Task, rates: dict, device: str) -> dict[str, float]:
 
     Matrix products at the rate of so many rows; attention at its own, in decoding by FLOPs or cache bytes, whichever
     take longer; all other operators by the bytes they move; a sort as measured; and each operator's own start. A CPU
-    does all this in turn; a GPU's work is started ahead of it, so there the shorter of the two hides.
+    does all this in turn; a GPU's work is started ahead of it, so there the shorter of the two hides, but for what a
+    graph starts.
     """
     part = rates["matrix"][task.part]
     seconds = {"matrices": task.matrices / part[str(min(task.rows, max(map(int, part))))], "attention": 0.0}
@@ -382,6 +393,7 @@ def predicted(task: Task, rates: dict, device: str) -> dict[str, float]:
     seconds["elementwise"] = task.traffic / rates["elementwise"][task.part][str(task.rows)]
     seconds["sort"] = rates["sort"][str(task.sorts)] if task.sorts else 0.0
     starts = task.calls * rates["call"]
+    seconds["replayed"] = task.replayed * rates["replayed"]
     work = sum(seconds.values())
     seconds["starts"] = starts if device == "cpu" else max(0.0, starts - work)
     return seconds | {"total": work + seconds["starts"]}
@@ -497,8 +509,12 @@ def warm_up(model, inputs: dict, args: argparse.Namespace) -> dict:
         prefill_peak = peak.read()
         for k in args.rollouts:
             peak = Peak(args.device)
-            two, three = (counted(lambda: model.rollout(read[0], k, **settings_of(k, steps))) for steps in (2, 3))
+            two, three, four = (counted(lambda: model.rollout(read[0], k, **settings_of(k, n))) for n in (2, 3, 4))
             step = {key: three[key] - two[key] for key in two}
+            # On CUDA the third step is captured, operator by operator, and later ones are replayed: what is still
+            # called then is the choice of the tokens.
+            step["replayed"] = step["calls"] - (four["calls"] - three["calls"])
+            step["calls"] -= step["replayed"]
             by_k.append({"k": k, "decode_step": step, "peak_bytes": peak.read()})
         found["rho"].append({"rho": rho, "prefill": prefill, "peak_bytes": prefill_peak, "rollouts": by_k})
     upstream(model, inputs, 1, 2)
@@ -557,7 +573,11 @@ def measure_round(model, inputs: dict, args: argparse.Namespace, n: int, number:
             rollouts = model.rollout(prefill, k, **settings_of(k, args.new_tokens), seed=args.seed)
             if {len(tokens) for tokens in rollouts.tokens} != {args.new_tokens}:
                 raise RuntimeError("a rollout ended before its number of new tokens")
-            line["rollouts"].append({"k": k, "seconds": rollouts.seconds, "cache_bytes": rollouts.cache_bytes})
+            took = {"k": k, "seconds": rollouts.seconds, "cache_bytes": rollouts.cache_bytes}
+            if device != "cpu":  # the second step is captured, and replayed once
+                two, one = (timed(lambda: model.rollout(prefill, k, **settings_of(k, n)), device) for n in (3, 2))
+                took["capture"] = two - one
+            line["rollouts"].append(took)
         found["engine"].append(line)
 
     def run_looped() -> None:
@@ -800,6 +820,7 @@ def _points(config: dict, model_config, rates: dict, line: dict, rounds: Sequenc
                 "prefill": stage["prefill"],
                 "decode_step": middle([run["rollouts"][column]["seconds"] / steps for run in runs]),
                 "cache_bytes": runs[0]["rollouts"][column]["cache_bytes"],
+                "capture": middle(captures) if (captures := _captures(runs, column)) else None,
                 "peak_bytes": {"prefill": pruned["peak_bytes"], "decode": pruned["rollouts"][column]["peak_bytes"]},
                 "flops": {name: task.flops for name, task in work.items()},
                 "bytes": {name: task.bytes for name, task in work.items()},
@@ -832,6 +853,11 @@ def _points(config: dict, model_config, rates: dict, line: dict, rounds: Sequenc
             stage["prefill_is_compute_bound"] = flop_time > 2 * config["weights"]["language"] / rates["copy"]
         stages.append(stage)
     return stages, points
+
+
+def _captures(runs: Sequence[dict], column: int) -> list[float]:
+    """Seconds that a CUDA graph of a step took to make, its first replay included; none on a CPU."""
+    return [run["rollouts"][column]["capture"] for run in runs if "capture" in run["rollouts"][column]]
 
 
 def _errors(points: Sequence[dict]) -> dict:
@@ -967,13 +993,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="the document; the work file lies beside it, with the ending .jsonl")
+    argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
     try:
         if args.new_tokens < 2 or args.rounds < 1 or args.pairs < 0 or args.seed < 0:
             raise ValueError("--new-tokens is at least 2, --rounds 1, --pairs and --seed 0")
         if not 0 <= args.video_tokens <= 65536 or args.video_tokens % FRAME_TOKENS:
             raise ValueError(f"--video-tokens is a multiple of {FRAME_TOKENS}, at most 65536, got {args.video_tokens}")
-        text = json.dumps(summarise(measure(args)), indent=1)
+        document = {"command": f"python -m evaluation.speed {shlex.join(argv)}"} | summarise(measure(args))
+        text = json.dumps(document, indent=1)
         if args.out:
             part = args.out.with_suffix(".part")
             part.write_text(text + "\n")

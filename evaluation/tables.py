@@ -437,10 +437,74 @@ def latency(report: dict[str, Any]) -> Table:
     return lines
 
 
+def speed(report: dict[str, Any]) -> Table:
+    """Seconds of a whole query, how many times faster than upstream's `generate` and than vanilla, how near a step of
+    decoding is to the machine's limits, and how far the cost model is off, from a report of `evaluation.speed`."""
+    head = ["N", "rho", "K", "seconds", "times faster than upstream", "times faster than vanilla"]
+    lines = [[*head, "floor over a step's time", "cost model's error, whole query"]]
+    for point in report["points"]:
+        where = [f"{point['visual_tokens']}", f"{point['rho']:g}", f"{point['k']}"]
+        upstream = _spread(point.get("faster_than_upstream"))
+        faster = "" if (point["rho"], point["k"]) == (0, 1) else _spread(point.get("faster_than_vanilla"))
+        limits = [f"{point['of_floor']['decode_step']:.2f}", f"{100 * point['error']['whole']:+.0f}%"]
+        lines.append([*where, _spread(point["whole"]), upstream, faster, *limits])
+    return lines
+
+
+def stages(report: dict[str, Any]) -> Table:
+    """Seconds of what comes before decoding, from a report of `evaluation.speed`; prefill over its FLOPs is its time,
+    relative to rho = 0, over its FLOPs, relative to rho = 0."""
+    head = ["N", "rho", "kept", "vision tower", "scoring and selection", "scoring over tower", "prefill"]
+    lines = [[*head, "prefill over its FLOPs", "windows in one call, times faster"]]
+    for stage in report["stages"]:
+        line = [f"{stage['visual_tokens']}", f"{stage['rho']:g}", f"{stage['kept']}", _spread(stage["vision"])]
+        share = stage.get("scoring_share_of_tower")
+        line += [_spread(stage.get("scoring"), 4), f"{100 * share['median']:.2f}%" if share else ""]
+        line += [_spread(stage["prefill"]), _spread(stage.get("prefill_over_its_flops"))]
+        lines.append([*line, _spread(stage["windows_batched_gain"])])
+    return lines
+
+
+def targets(report: dict[str, Any]) -> Table:
+    """What was to be reached, of what a report of `evaluation.speed` measured; medians of its rounds."""
+    lines = [["goal", "wanted", "measured", "reached"]]
+    for goal in report["goals"]:
+        wanted = f"at {'least' if goal['at_least'] else 'most'} {goal['wanted']:g}"
+        lines.append([goal["goal"], wanted, f"{goal['measured']:.3g}", "yes" if goal["reached"] else "no"])
+    return lines
+
+
+def scale(report: dict[str, Any]) -> Table:
+    """An estimate on paper, never measured: GPUs for a million image questions an hour."""
+    lines = [["setting", "mean K", "questions decoded at once", "milliseconds a question", "GPUs"]]
+    for row in report["internet_scale"]["rows"]:
+        took = f"{1e3 * sum(row['seconds'].values()):.2f}"
+        lines.append([row["setting"], f"{row['mean_k']:.2f}", f"{row['batch']}", took, f"{row['gpus']:.1f}"])
+    return lines
+
+
+def _spread(found: dict[str, float] | None, digits: int = 2) -> str:
+    if not found:
+        return ""
+    median, least, most = (f"{found[name]:.{digits}f}" for name in ("median", "least", "most"))
+    return f"{median} ({least} to {most})"
+
+
 def _about_fitting(report: dict[str, Any]) -> str:
     judged = report.get("default_chosen_on") or report["chosen_on"]
     read = f"{report['n']} questions read, judged on {judged}"
     return f"{read}; weights {report['weights_sha256'][:8]}; `{report['command']}`"
+
+
+def _about_speed(report: dict[str, Any]) -> str:
+    config = report["config"]
+    rounds = report["points"][0]["whole"]["n"] if report["points"] else 0
+    return (
+        f"Geometry {config['geometry']} ({config['parameters'] / 1e9:.3g}B random weights); {config['hardware']}, "
+        f"{config['threads']} threads, {config['device']}, {config['dtype']}, {config['attention']}; "
+        f"{config['new_tokens']} new tokens a rollout; medians (least to most) of {rounds} rounds; "
+        f"torch {config['versions']['torch']}, seed {config['seed']}; `{report['command']}`"
+    )
 
 
 def _about_latency(report: dict[str, Any]) -> str:
@@ -448,11 +512,16 @@ def _about_latency(report: dict[str, Any]) -> str:
     mix = ", ".join(f"{k} ({100 * share:.0f}%)" for k, share in report["latency"]["k_mix"].items())
     tokens = " and ".join(map(str, config["visual_tokens"]))
     return (
-        f"Geometry {config['geometry']} ({config['parameters'] / 1e9:.2f}B random weights); {config['hardware']}, "
+        f"Geometry {config['geometry']} ({config['parameters'] / 1e9:.3g}B random weights); {config['hardware']}, "
         f"{config['threads']} threads, {config['device']}, {config['dtype']}, {config['attention']}; {tokens} visual "
         f"tokens a picture in turn, {config['new_tokens']} new tokens a rollout, shared prefill; AVIS-like is rho = "
-        f"0.75 with K dealt as {mix}; torch {config['versions']['torch']}, seed {config['seed']}"
+        f"0.75 with K dealt as {mix}; torch {config['versions']['torch']}, seed {config['seed']}; `{report['command']}`"
     )
+
+
+def _about_scale(report: dict[str, Any]) -> str:
+    told = report["internet_scale"]
+    return f"Geometry {told['geometry']}. Assumed: {'; '.join(told['assumptions'])}. `{report['command']}`"
 
 
 _RESULTS = (summary, settings, forms, votes, tasks, goals, paper1, paper2, controls, pruners, backbones, grid)
@@ -461,7 +530,11 @@ TABLES = {one.__name__: one for one in _RESULTS}
 REPORTS = {
     "predictors": (predictors, _about_fitting),
     "rules": (rules, _about_fitting),
+    "speed": (speed, _about_speed),
+    "stages": (stages, _about_speed),
+    "targets": (targets, _about_speed),
     "latency": (latency, _about_latency),
+    "scale": (scale, _about_scale),
 }
 
 
@@ -516,8 +589,10 @@ def everything(store: Store) -> str:
     shown = [(kind, name) for name in store.names() for kind in TABLES if _fits(kind, store.result(name))]
     for kind, name in (("predictors", "policy-fit"), ("rules", "policy-calibrate")):
         shown += [(kind, name)] * (store.folder / f"{name}.json").exists()
-    speed = [f"speed/{path.stem}" for path in sorted(store.folder.glob("speed/*.json"))]
-    shown += [("latency", name) for name in speed if "latency" in store.report(name)]
+    for name in [f"speed/{path.stem}" for path in sorted(store.folder.glob("speed/*.json"))]:
+        report = store.report(name)
+        shown += [(kind, name) for kind in ("speed", "stages", "targets", "scale") if report["points"]]
+        shown += [("latency", name)] * ("latency" in report)
     parts = ["# Every table\n\nMade by `python -m evaluation.tables --write` from the results beside it.\n"]
     for kind, name in shown:
         table = REPORTS[kind][0] if kind in REPORTS else TABLES[kind]

@@ -540,14 +540,15 @@ def load(
     Args:
         path: a `from_pretrained` folder with safetensors weights, or a hub name, whose files are fetched when they are
             not on this disk.
-        device: None: CUDA when there is one, else the CPU.
+        device: None: CUDA when there is one, else the CPU. "auto": spread over all CUDA devices there are.
         dtype: "auto" (float32 on the CPU, the checkpoint's own elsewhere), "float32", "bfloat16" or "float16".
         attn_implementation: "auto" (FlashAttention-2 when it is installed and usable, else SDPA), or a name.
 
     Returns:
         (model in eval mode, processor). Raises ValueError or OSError with one line for what cannot be loaded.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device is None or (device == "auto" and torch.cuda.device_count() < 2):
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device}: no CUDA device is there")
     check_model_folder(path)
@@ -601,24 +602,30 @@ def _loaded(path: Path, device: str, dtype: str, attn_implementation: str):
         dtype = "float32" if device == "cpu" else str(config.dtype or torch.float32).removeprefix("torch.")
     if attn_implementation == "auto":
         attn_implementation = "flash_attention_2" if _flash_is_usable(device, dtype) else "sdpa"
+    spread = {"device_map": "auto"} if device == "auto" else {}
     model, loading = Qwen2_5_VLForConditionalGeneration.from_pretrained(
         path,
         dtype=getattr(torch, dtype),
         attn_implementation=attn_implementation,
         use_safetensors=True,
         output_loading_info=True,
+        **spread,
     )
     if loading["missing_keys"] or loading["mismatched_keys"]:
         lacking = sorted([*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])])
         raise ValueError(f"{path} is incomplete: {len(lacking)} tensors are missing or misshapen, as {lacking[0]}")
-    return model.to(device).eval(), processor
+    if not spread:
+        return model.to(device).eval(), processor
+    if {"cpu", "disk"} & set(map(str, model.hf_device_map.values())):
+        raise MemoryError(f"{path} is larger than all CUDA devices together")
+    return model.eval(), processor
 
 
 def _flash_is_usable(device: str, dtype: str) -> bool:
     """Whether FlashAttention-2 is installed, and can run there: half precision, Ampere or newer."""
-    if not device.startswith("cuda") or dtype == "float32" or not is_flash_attn_2_available():
+    if not device.startswith(("cuda", "auto")) or dtype == "float32" or not is_flash_attn_2_available():
         return False
-    return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cuda.get_device_capability(None if device == "auto" else device) >= (8, 0)
 
 
 @lru_cache(maxsize=8)

@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw
 from policies import write_policy
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl import flops
 from transformers.models.qwen2_5_vl.key_diversity import keep_count
 from transformers.models.qwen2_5_vl.shared_prefill import Rollouts, uniform
@@ -955,6 +956,30 @@ def test_load_gives_a_model_ready_to_answer(attention):
     assert not model.training and model.dtype == torch.float32
     assert model.config._attn_implementation == {"auto": "sdpa"}.get(attention, attention)
     assert load(str(BUNDLED), device="cpu", dtype="bfloat16")[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_auto_spreads_a_model_over_all_gpus(monkeypatch, fits):
+    """Guards against: a model larger than one GPU that is put on the first, or one larger than all of them that is
+    quietly run from the disk. There is no GPU here: where the layers would go is made up."""
+    assert load(BUNDLED, device="auto")[0].device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    original, asked = Qwen2_5_VLForConditionalGeneration.from_pretrained, []
+
+    def from_pretrained(path, device_map=None, **kwargs):
+        asked.append(device_map)
+        model, loading = original(path, **kwargs)
+        model.hf_device_map = {"model.visual": 0, "model.language_model": 1, "lm_head": 1 if fits else "disk"}
+        return model, loading
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(Qwen2_5_VLForConditionalGeneration, "from_pretrained", from_pretrained)
+    if fits:
+        load(BUNDLED, device="auto")
+    else:
+        with pytest.raises(MemoryError, match="smaller model"):
+            load(BUNDLED, device="auto")
+    assert asked == ["auto"]
 
 
 @pytest.fixture

@@ -639,6 +639,8 @@ def test_bad_input_is_one_line(bench, whole, tmp_path, capsys):
         "split must be": [*arguments(bench, whole), "--split", "best"],
         "ends with .jsonl.gz": [*arguments(bench, tmp_path / "a.json")],
         "damaged": [*arguments(bench, junk)],
+        "one process": [*arguments(bench, tmp_path / "c.jsonl.gz", "--processes", "2"), "--device", "auto"],
+        "no CUDA": [*arguments(bench, tmp_path / "d.jsonl.gz"), "--device", "cuda"],
         "not a policy": [*arguments(bench, tmp_path / "b.jsonl.gz"), "--policy-path", str(other)],
     }
     for words, argv in wrong.items():
@@ -719,7 +721,11 @@ MARKS = [
     "settings test",
     "forms test",
     "votes test",
-    "latency speed/mid",
+    "speed speed/mid",
+    "stages speed/mid",
+    "targets speed/mid",
+    "scale speed/mid",
+    "latency speed/pairs",
     "paper1 test",
     "paper2 test",
     "controls test",
@@ -758,10 +764,26 @@ def repository(root: Path) -> Path:
     rows = [one | {"faster_than_vanilla": 1.25, "ci95": [1.1, 1.4]} for one in speed.values()]
     config = {"geometry": "mid", "parameters": 2e8, "hardware": "a CPU", "threads": 2, "device": "cpu", "seed": 0}
     config |= {"dtype": "float32", "attention": "sdpa", "visual_tokens": [256], "new_tokens": 64}
-    document = {"config": config | {"versions": {"torch": "2.15"}}}
+    document = {"command": "python -m evaluation.speed", "config": config | {"versions": {"torch": "2.15"}}}
+    pairs = {"latency": {"pairs": 100, "k_mix": {"1": 0.5, "7": 0.5}, "rows": rows}}
     (results / "speed").mkdir()
-    (results / "speed" / "no-pairs.json").write_text(json.dumps(document))
-    document |= {"latency": {"pairs": 100, "k_mix": {"1": 0.5, "7": 0.5}, "rows": rows}}
+    (results / "speed" / "pairs.json").write_text(json.dumps(document | {"points": []} | pairs))
+    spread = {"median": 2.0, "least": 1.5, "most": 2.25, "n": 3}
+    at = {"visual_tokens": 1024, "rho": 0.75}
+    point = at | {
+        "k": 5,
+        "whole": spread,
+        "faster_than_upstream": spread | {"median": 3.5},
+        "faster_than_vanilla": spread,
+    }
+    point |= {"of_floor": {"decode_step": 0.5}, "error": {"whole": -0.125}}
+    stage = at | {"kept": 300, "vision": spread, "scoring": spread, "scoring_share_of_tower": {"median": 0.0052}}
+    stage |= {"prefill": spread, "prefill_over_its_flops": spread, "windows_batched_gain": spread}
+    goal = {"goal": "K = 5", "wanted": 3.5, "at_least": True, "measured": 3.456, "reached": False}
+    row = {"setting": "vanilla", "mean_k": 1.0, "batch": 9, "seconds": {"prefill": 0.01, "decode": 0.02}, "gpus": 8.3}
+    paper = {"geometry": "7b", "assumptions": ["one", "two"], "rows": [row]}
+    shown = {"points": [point | {"upstream": None, "faster_than_upstream": None}, point], "stages": [stage]}
+    document |= shown | {"goals": [goal], "internet_scale": paper}
     (results / "speed" / "mid.json").write_text(json.dumps(document))
     gains = [
         {"p": p, "from": p - 0.1, "to": p + 0.1, "n": 3, "gain": {str(k): measure(0.01 * k) for k in CHOICES[1:]}}
@@ -800,12 +822,17 @@ def test_tables_are_written_and_then_pass(tmp_path, capsys):
     assert f"| VRS K=5 | {tables.percent(share)} |" in text
     assert "| best K by task (dev) |" in text  # chosen on the result dev
     assert "| (0, 1) | 9.0 | 1.25 | 1.00 |" in text and "| (0.75, 5) | 9.0 | 1.25 (1.10 to 1.40) | 1.00 |" in text
-    assert "Geometry mid (0.20B random weights); a CPU, 2 threads" in text
+    assert "Geometry mid (0.2B random weights); a CPU, 2 threads" in text and "of 3 rounds; torch 2.15" in text
+    whole = "2.00 (1.50 to 2.25)"
+    assert f"| 1024 | 0.75 | 5 | {whole} | 3.50 (1.50 to 2.25) | {whole} | 0.50 | -12% |" in text
+    assert f"| 1024 | 0.75 | 5 | {whole} |  | {whole} | 0.50 | -12% |" in text  # upstream was left out
+    assert f"| 300 | {whole} | 2.0000 (1.5000 to 2.2500) | 0.52% | {whole} | {whole} | {whole} |" in text
+    assert "| K = 5 | at least 3.5 | 3.46 | no |" in text and "| vanilla | 1.00 | 9 | 30.00 | 8.3 |" in text
     assert tables_main(root) == 0
     printed = capsys.readouterr().out
     for mark in (*MARKS, "tasks dev", "goals dev", "predictors policy-fit", "rules policy-calibrate"):
         assert f"## {mark}\n" in printed
-    assert "## latency speed/no-pairs" not in printed and "None" not in printed
+    assert "## latency speed/mid" not in printed and "## speed speed/pairs" not in printed and "None" not in printed
     assert (root / tables.ALL).read_text() == printed
 
 

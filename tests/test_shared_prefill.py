@@ -2,12 +2,15 @@
 
 import copy
 
+import accelerate
 import pytest
 import reference
 import tiny
 import torch
 from invariants import assert_same_logits
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as modeling
 from transformers.models.qwen2_5_vl import shared_prefill
@@ -261,6 +264,126 @@ def test_few_rows_change_no_rollout(tiny_model, monkeypatch, seed, leaving):
         assert_same_logits(got, want, "the matrix products", atol=2e-5)
 
 
+class Tape(TorchDispatchMode):
+    """A CUDA graph's part, played on the CPU: records operators with their very tensors, and undoes what they did, as
+    capturing runs nothing; a replay runs them again, into the tensors that they gave when they were recorded."""
+
+    # What capturing forbids: values that the host reads, and data of the host's that goes to the device.
+    FORBIDDEN = (torch.ops.aten._local_scalar_dense, torch.ops.aten.lift_fresh, torch.ops.aten.nonzero)
+
+    def __init__(self):
+        super().__init__()
+        self.played, self.written = [], []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket not in self.FORBIDDEN, func
+        kwargs = kwargs or {}
+        for argument, value in zip(func._schema.arguments, args):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                self.written.append((value, value.clone()))
+        result = func(*args, **kwargs)
+        fresh = all(returned.alias_info is None for returned in func._schema.returns)
+        self.played.append((func, args, kwargs, result if fresh else None))
+        return result
+
+    @classmethod
+    def capture(cls, step, device):
+        with cls() as tape:
+            output = step()
+        for tensor, before in reversed(tape.written):
+            tensor.copy_(before)
+
+        def replay():
+            for func, args, kwargs, result in tape.played:
+                again = func(*args, **kwargs)
+                if result is not None:
+                    result.copy_(again)
+            return output
+
+        return replay
+
+
+@pytest.mark.parametrize("leaving", [False, True], ids=["all_stay", "rows_leave"])
+@pytest.mark.parametrize("count", [1, 5])
+def test_replayed_steps_decode_as_steps_that_are_run(monkeypatch, count, leaving):
+    """Bug guarded: a captured step that writes its token where the recorded one stood, sees a cache of the recorded
+    length, stands at the recorded position, reads tensors that have moved since (a cache that grew, here after 5
+    and 10 steps), or hands out another row's logits when some have ended; one that waits for the host."""
+    monkeypatch.setattr(shared_prefill, "BLOCK", 5)
+    model = tiny.build_model()
+    prefill = model.prefill(**tiny.video_then_image_prompt(), enable_kdv=True, kdv_ratio=0.5)
+    before = snapshot(prefill)
+    settings = {"max_new_tokens": 18, "temperature": 1.0, "top_p": 1.0, "seed": 4}
+    if leaving:
+        free = model.rollout(prefill, count, **settings).tokens
+        model.generation_config.eos_token_id = [free[1 % count][2], free[3 % count][7]]
+    expected = model.rollout(prefill, count, **settings)
+    captured = []
+
+    def capture(step, device):
+        captured.append(step)
+        return Tape.capture(step, device)
+
+    monkeypatch.setattr(shared_prefill, "_can_be_captured", lambda model, device: True)
+    monkeypatch.setattr(shared_prefill, "_capture", capture)
+    replayed = model.rollout(prefill, count, **settings)
+    assert (replayed.tokens, replayed.finished) == (expected.tokens, expected.finished)
+    assert replayed.mean_logprobs == pytest.approx(expected.mean_logprobs, abs=1e-5)
+    # Rooms of 5, 10 and 17 tokens, of which the first step in each is run: where rollouts end early, not all are seen.
+    steps = max(map(len, expected.tokens)) - 1
+    assert len(captured) == sum(steps > first + 1 for first in (0, 5, 10)) > 0
+    for (keys, values), layer in zip(before, prefill.cache.layers, strict=True):
+        assert torch.equal(keys, layer.keys) and torch.equal(values, layer.values)
+
+
+def test_what_cannot_be_captured_is_decoded_step_by_step(tiny_model, monkeypatch, caplog):
+    """Bug guarded: a model whose layers a graph cannot hold has no rollouts at all, or half-written ones; and rows that
+    had stayed for the graph's sake mixed up when others leave after it."""
+    settings = {"max_new_tokens": 14, "temperature": 1.0, "top_p": 1.0, "seed": 3, "item": 5}
+    prefill = tiny_model.prefill(**tiny.image_prompt())
+    free = tiny_model.rollout(prefill, 5, **settings).tokens
+    monkeypatch.setattr(tiny_model.generation_config, "eos_token_id", [free[0][0], free[1][6], free[2][9]])
+    expected = tiny_model.rollout(prefill, 5, **settings)
+    assert len({len(tokens) for tokens in expected.tokens}) > 2
+
+    def capture(step, device):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(shared_prefill, "_can_be_captured", lambda model, device: True)
+    monkeypatch.setattr(shared_prefill, "_capture", capture)
+    rollouts = tiny_model.rollout(prefill, 5, **settings)
+    assert (rollouts.tokens, rollouts.finished) == (expected.tokens, expected.finished)
+
+
+def test_a_step_on_a_gpu_touches_nothing_else():
+    """Bug guarded: a constant that each step brings from the host, or a number that the host reads: neither can be
+    captured. Shapes and devices alone are computed, so this needs no GPU."""
+    devices = set()
+
+    class Devices(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            devices.update(x.device.type for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor))
+            return result
+
+    with FakeTensorMode(), torch.no_grad():
+        with torch.device("cuda"):
+            model = tiny.build_model()
+            text = model.config.text_config
+            shape = 1, text.num_key_value_heads, 50, text.hidden_size // text.num_attention_heads
+            cache = DynamicCache()
+            for number in range(text.num_hidden_layers):
+                cache.update(torch.zeros(shape), torch.zeros(shape), number)
+            ids, logits = torch.zeros(1, 50, dtype=torch.long), torch.zeros(1, text.vocab_size)
+        assert shared_prefill._can_be_captured(model, ids.device)
+        prefill = shared_prefill.Prefill(ids, cache, logits, logits, 0, (), (), {})
+        decoder = shared_prefill._Decoder(model, prefill, 3, limit=9)
+        decoder.cache.grow()
+        with Devices():
+            assert decoder._step().shape == (3, text.vocab_size)
+    assert devices == {"cuda"}
+
+
 class CountReads(TorchDispatchMode):
     """Counts what makes the host wait for a device: values read, and data that goes to tensors."""
 
@@ -292,6 +415,22 @@ def test_a_step_waits_for_the_device_once(tiny_model, monkeypatch, temperature, 
     few, many = waits(4), waits(24)
     assert many[0] - few[0] == 20
     assert many[1] == few[1]
+
+
+def test_layers_may_be_brought_from_elsewhere(tiny_model):
+    """Bug guarded: weights, a mask or an index expected on one device, for models that accelerate spreads over several
+    and whose layers it feeds by hooks. Here the layers' weights come to the CPU for each call, and go again."""
+    spread = accelerate.cpu_offload(tiny.build_model(), execution_device=torch.device("cpu"))
+    assert {weight.device.type for weight in spread.parameters()} == {"meta"}
+    inputs, found = tiny.video_then_image_prompt(), []
+    for model in (tiny_model, spread):
+        prefill = model.prefill(**inputs, enable_kdv=True, kdv_ratio=0.5)
+        longer = model.extend(prefill, torch.tensor([[3, 4, 5]]))
+        found.append((prefill.logits, longer.logits, model.rollout(prefill, 3, seed=2, **SAMPLED).tokens))
+    (logits, later, tokens), (spread_logits, spread_later, spread_tokens) = found
+    torch.testing.assert_close(spread_logits, logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(spread_later, later, atol=1e-5, rtol=0)
+    assert spread_tokens == tokens
 
 
 def test_sliding_windows_are_refused(tiny_model):

@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -90,6 +91,8 @@ def test_work_counts_operators_and_their_bytes():
     assert speed.counted(lambda: x.t()[2:]) == {"calls": 0, "bytes": 0}
     assert speed.counted(lambda: x + y) == {"calls": 1, "bytes": 400 + 40 + 400}
     assert speed.counted(lambda: x.add_(y)) == {"calls": 1, "bytes": 400 + 40}
+    index = torch.tensor([3])
+    assert speed.counted(lambda: x.index_copy_(0, index, y[None])) == {"calls": 1, "bytes": 8 + 40 + 40}
     assert speed.counted(lambda: y.expand(10, 10) * 2) == {"calls": 1, "bytes": 40 + 400}
     table = torch.nn.Embedding(1000, 10).weight.detach()
     assert speed.counted(lambda: torch.nn.functional.embedding(torch.tensor([3]), table))["bytes"] == 8 + 2 * 40
@@ -111,7 +114,7 @@ def test_tasks_are_the_closed_forms():
     """Guards against: stages that do not sum to the FLOPs of `flops.cost`, bytes without a part of the cache, a step
     that is not the mean step. By hand: 3 layers, 2 key heads of width 16, so a token takes 2 * 3 * 2 * 16 floats."""
     config, n, k, new = geometry.build_config("tiny"), 16, 5, 9
-    counts = {name: {"calls": 7, "bytes": 11} for name in ("vision", "prefill", "decode_step")}
+    counts = {name: {"calls": 7, "bytes": 11, "replayed": 3} for name in ("vision", "prefill", "decode_step")}
     work = speed.tasks(config, {"vision": 1000, "language": 2000, "element": 4}, counts, n, 0.75, k, new)
     kept = geometry.TEXT_TOKENS + 2 + 4
     spent = flops.cost(config, [(1, 8, 8)], geometry.TEXT_TOKENS + 2 + n, kept, [new] * k)
@@ -129,6 +132,7 @@ RATES = {
     "attention": {"language": {"70": 20.0}, "vision": {"64": 40.0}, "windows": 80.0},
     "elementwise": {"language": {"5": 50.0, "70": 25.0}, "vision": {"64": 5.0}},
     "call": 0.5,
+    "replayed": 0.25,
     "sort": {"1": 1.0, "5": 3.0},
     "language_bytes": 2000,
 }
@@ -139,13 +143,16 @@ def test_predictions_by_hand():
     GPU that waits for its own start although it is busy."""
     vision = speed.Task("vision", 1000, 64, ((80, "vision", 64), (160, "windows", 0)), 1, calls=4, traffic=10)
     assert speed.predicted(vision, RATES, "cpu") == {
-        "matrices": 2.0, "attention": 4.0, "elementwise": 2.0, "sort": 0.0, "starts": 2.0, "total": 10.0
+        "matrices": 2.0, "attention": 4.0, "elementwise": 2.0, "sort": 0.0, "replayed": 0.0, "starts": 2.0,
+        "total": 10.0,
     }  # fmt: skip
     assert speed.predicted(vision, RATES, "cuda")["total"] == 8.0
     step = speed.Task("language", 50, 5, ((500, "decode", 70),), 2300, calls=100, traffic=100, sorts=5)
     # attention: 500 FLOPs at 1000 a second are less than the 300 bytes of cache at 100 a second
     assert speed.predicted(step, RATES, "cpu")["total"] == 5 + 3 + 2 + 3 + 50
     assert speed.predicted(step, RATES, "cuda")["total"] == 50
+    graph = replace(step, calls=20, replayed=80)  # 80 of the 100 at half the time, and the others are hidden
+    assert speed.predicted(graph, RATES, "cuda")["total"] == 5 + 3 + 2 + 3 + 20
     long_prompt = speed.Task("language", 3000, 70, ((40, "language", 70),), 2000, calls=0, traffic=0)
     with pytest.raises(KeyError):
         speed.predicted(long_prompt, RATES, "cpu")  # a rate that was not measured is not made up

@@ -27,9 +27,12 @@ from torch.overrides import TorchFunctionMode
 
 from ...cache_utils import Cache, DynamicCache, DynamicLayer
 from ...generation import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from ...utils import logging
 from .key_diversity import VisualItem
 
-# Steps of a rollout that are provided for at a time: room in the rows' caches, and random numbers.
+logger = logging.get_logger(__name__)
+
+# Steps of a rollout that are provided for at a time: random numbers, and the rows' caches, which double from there.
 BLOCK = 64
 # Elements of a matrix from which oneDNN's product with few rows is faster on a CPU than MKL's. A smaller matrix lies
 # in a core's own cache, where MKL is as fast, and the fixed cost of a oneDNN call, some 20 microseconds, is most of it.
@@ -101,33 +104,26 @@ class Rollouts:
 
 
 class _SharedPrefixLayer(DynamicLayer):
-    """One layer: the prompt's keys and values once `(1, heads, P, d)`, and each row's own `(rows, heads, room, d)`."""
+    """One layer: the prompt's keys and values once `(1, heads, P, d)`, and each row's own `(rows, heads, room, d)`,
+    zeros where nothing has been written."""
 
-    def __init__(self, prefix_keys: torch.Tensor, prefix_values: torch.Tensor, rows: int, limit: int):
+    def __init__(self, prefix_keys: torch.Tensor, prefix_values: torch.Tensor, rows: int):
         super().__init__()
         self.prefix_keys, self.prefix_values = prefix_keys, prefix_values
-        self.length, self.limit = 0, limit
-        self.keys, self.values = (self._empty(x, rows, 0) for x in (prefix_keys, prefix_values))
+        self.keys, self.values = (x.new_zeros(rows, x.shape[1], 0, x.shape[3]) for x in (prefix_keys, prefix_values))
         self.is_initialized = True
 
-    @staticmethod
-    def _empty(like: torch.Tensor, rows: int, room: int) -> torch.Tensor:
-        return like.new_empty(rows, like.shape[1], room, like.shape[3])
+    def grow(self, more: int) -> None:
+        """Makes room for `more` tokens of each row."""
+        self.keys, self.values = (F.pad(x, (0, 0, 0, more)) for x in (self.keys, self.values))
 
     def update(self, key_states, value_states, cache_kwargs=None):
-        """Takes one token of each row, `(rows, heads, 1, d)`; returns what the rows have of their own by now."""
-        if self.length == self.keys.shape[2]:
-            more = min(BLOCK, self.limit - self.length)
-            self.keys, self.values = (
-                torch.cat([x, self._empty(x, len(x), more)], dim=2) for x in (self.keys, self.values)
-            )
-        for states, new in ((self.keys, key_states), (self.values, value_states)):
-            states[:, :, self.length : self.length + 1] = new
-        self.length += 1
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        """Takes one token of each row, `(rows, heads, 1, d)`; returns what rows have of their own, with the room.
 
-    def get_seq_length(self) -> int:
-        return self.prefix_keys.shape[2] + self.length
+        Where it goes is read on the device, so that a step can be replayed as it is for the next token.
+        """
+        index = cache_kwargs["cache_position"]
+        return self.keys.index_copy_(2, index, key_states), self.values.index_copy_(2, index, value_states)
 
 
 class SharedPrefixCache(Cache):
@@ -138,7 +134,20 @@ class SharedPrefixCache(Cache):
     """
 
     def __init__(self, prefix: DynamicCache, rows: int, limit: int):
-        super().__init__(layers=[_SharedPrefixLayer(layer.keys, layer.values, rows, limit) for layer in prefix.layers])
+        super().__init__(layers=[_SharedPrefixLayer(layer.keys, layer.values, rows) for layer in prefix.layers])
+        self.room, self.limit = 0, limit
+
+    def grow(self) -> None:
+        """Makes room for as many tokens again, at least a block of them, at most what the limit leaves."""
+        more = min(max(self.room, BLOCK), self.limit - self.room)
+        for layer in self.layers:
+            layer.grow(more)
+        self.room += more
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Goes on with these of the rows alone."""
+        for layer in self.layers:
+            layer.keys, layer.values = (x[rows.to(x.device)] for x in (layer.keys, layer.values))
 
     @property
     def nbytes(self) -> int:
@@ -149,15 +158,17 @@ class SharedPrefixCache(Cache):
             for x in (layer.prefix_keys, layer.prefix_values, layer.keys, layer.values)
         )
 
-    def attend(self, module, query, key, value, attention_mask=None, *, scaling: float, **kwargs):
+    def attend(self, module, query, key, value, attention_mask, *, scaling: float, **kwargs):
         """An attention function as Transformers' own: one softmax over the prompt and a row's own tokens.
 
         Query heads that share keys are more queries to the same keys; and since all rows share the prompt, so are the
-        rows there (Hydragen, Juravsky et al. 2024). All of this is visible to every row, so no mask is looked at.
+        rows there (Hydragen, Juravsky et al. 2024).
 
         Args:
             module: the attention layer. scaling: of the scores.
-            query: `(rows, heads, 1, d)`. key, value: `(rows, key heads, n, d)`, what `update` returned.
+            query: `(rows, heads, 1, d)`. key, value: `(rows, key heads, room, d)`, what `update` returned.
+            attention_mask: `(room,)`, 0 for what has been written of a row's own tokens and -inf for the rest. All of
+                the prompt is visible to every row.
 
         Returns:
             `(rows, 1, heads, d)`, and None for the weights.
@@ -168,7 +179,8 @@ class SharedPrefixCache(Cache):
         query = query.view(rows, key_heads, -1, width)
         folded = query.transpose(0, 1).reshape(key_heads, -1, width)
         scores = (folded @ layer.prefix_keys[0].transpose(1, 2)).view(key_heads, rows, -1, prefix_length)
-        scores = torch.cat([scores, (query @ key.transpose(2, 3)).transpose(0, 1)], dim=-1) * scaling
+        own_scores = query @ key.transpose(2, 3) + attention_mask
+        scores = torch.cat([scores, own_scores.transpose(0, 1)], dim=-1) * scaling
         weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
         from_prefix = weights[..., :prefix_length].flatten(1, 2) @ layer.prefix_values[0]
         from_own = weights[..., prefix_length:].transpose(0, 1) @ value
@@ -227,7 +239,7 @@ def prefill(
     kdv_pruner: str = "kdv",
     kdv_seed: int = 0,
 ) -> Prefill:
-    """Read one prompt: the vision tower once per kind of item, the language model once.
+    """Read one prompt: every patch through the vision tower once, the language model once.
 
     Args:
         model: a `Qwen2_5_VLForConditionalGeneration`.
@@ -370,6 +382,97 @@ def _host(model, prompt_length: int, max_new_tokens: int, temperature: float, to
     return processors, model._get_stopping_criteria(config, StoppingCriteriaList()), ends
 
 
+def _can_be_captured(model, device: torch.device) -> bool:
+    """Whether a step of decoding is work of one GPU alone."""
+    return device.type == "cuda" and all(weight.device == device for weight in model.parameters())
+
+
+def _capture(step: Callable[[], torch.Tensor], device: torch.device) -> Callable[[], torch.Tensor]:
+    """Records the kernels of a step on a GPU, without running them; what is returned runs them all by one call.
+
+    Not by `torch.cuda.graph`, which empties the allocator's cache.
+    """
+    with torch.cuda.device(device):
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                output = step()
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def replay() -> torch.Tensor:
+        graph.replay()
+        return output
+
+    return replay
+
+
+class _Decoder:
+    """The language model, one token of each row further at a time; and the rows' cache.
+
+    Small kernels take longer to launch from Python than to run on a GPU. There, the first step in a cache of one size
+    is run as it is, the second is captured as a CUDA graph, and it and all that follow are replayed, until the cache
+    grows. So all that a step reads lies where it was and has the shape that it had: rows that have ended go on unread,
+    which costs next to nothing where a step waits for its weights. Elsewhere they leave.
+    """
+
+    def __init__(self, model, prefill: Prefill, rows: int, limit: int):
+        self.model, self.device = model, prefill.input_ids.device
+        self.cache = SharedPrefixCache(prefill.cache, rows, limit)
+        self.position = prefill.prompt_length + prefill.rope_delta  # of a row's first token
+        self.tokens = torch.zeros(rows, 1, dtype=torch.long, device=self.device)
+        self.last = torch.full((1,), -1, device=self.device)  # where a row's last token lies in its own cache
+        self.live = torch.arange(rows, device=self.device)  # which of the rows are read
+        self.steps = 0
+        self.products = few_rows(model)
+        self.captures = _can_be_captured(model, self.device)
+        self.replay: Optional[Callable[[], torch.Tensor]] = None
+
+    def keep(self, going: Sequence[int]) -> None:
+        """Goes on with these of the rows alone."""
+        index = torch.tensor(going, device=self.device)
+        self.live = self.live[index]
+        if not self.captures:
+            self.cache.keep(self.live)
+            self.tokens = self.tokens[self.live]
+            self.live = torch.arange(len(going), device=self.device)
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The logits `(n, V)` in float32 that follow the rows' new tokens `(n,)`."""
+        self.tokens[self.live, 0] = tokens
+        if self.steps == self.cache.room:
+            self.cache.grow()
+            self.replay = None
+        elif self.captures and self.replay is None:
+            try:
+                self.replay = _capture(self._step, self.device)
+            except RuntimeError as error:  # a model with layers of another's making, which wait for the host
+                logger.warning_once(f"decoding without CUDA graphs, which is slower: {error}")
+                self.captures = False
+        self.steps += 1
+        return (self.replay or self._step)()[self.live]
+
+    def _step(self) -> torch.Tensor:
+        self.last += 1
+        room = torch.arange(self.cache.room, device=self.device)
+        mask = torch.zeros_like(room, dtype=self.model.dtype).masked_fill(room > self.last, float("-inf"))
+        with self.products:
+            outputs = self.model.model(
+                input_ids=self.tokens,
+                attention_mask={"full_attention": mask},
+                position_ids=(self.last + self.position).expand(3, len(self.tokens), 1),
+                past_key_values=self.cache,
+                cache_position=self.last,
+                use_cache=True,
+                return_dict=True,
+            )
+            logits = self.model.lm_head(outputs.last_hidden_state[:, -1])
+        return logits.to(self.device, torch.float32)
+
+
 def _wave(
     model, prefill: Prefill, active: Sequence[int], host, max_new_tokens: int, temperature: float, seed: int, item: int
 ) -> Iterator[tuple[list[tuple[int, int, bool, float]], int]]:
@@ -380,8 +483,7 @@ def _wave(
     """
     processors, criteria = host
     device = prefill.input_ids.device
-    cache = SharedPrefixCache(prefill.cache, len(active), limit=max_new_tokens - 1)  # the last token is never fed
-    products = few_rows(model)
+    decoder = _Decoder(model, prefill, len(active), limit=max_new_tokens - 1)  # the last token is never fed
     ids = prefill.input_ids.expand(len(active), -1)
     logits = prefill.logits.expand(len(active), -1)
     for step in range(max_new_tokens):
@@ -403,30 +505,18 @@ def _wave(
         rows = list(zip(active, new, ends, told[2]))
         if min(token for _, token, _, _ in rows) < 0:
             raise ValueError("the model's logits are not finite: use another dtype, or a temperature further from 0")
-        yield rows, cache.nbytes
+        yield rows, decoder.cache.nbytes
         going = [row for row, (_, _, end, _) in enumerate(rows) if not end]
         if not going:
             return
         if len(going) < len(active):
+            decoder.keep(going)
             index = torch.tensor(going, device=device)
             ids, chosen = ids[index], chosen[index]
             if temperature:
                 uniforms = uniforms[index]
-            for layer in cache.layers:
-                layer.batch_select_indices(index.to(layer.keys.device))
             active = [active[row] for row in going]
-        position = prefill.prompt_length + step
-        with products:
-            outputs = model.model(
-                input_ids=chosen[:, None],
-                attention_mask={"full_attention": None},  # nothing is masked, so no mask is built
-                position_ids=torch.full((3, len(active), 1), position + prefill.rope_delta, device=device),
-                past_key_values=cache,
-                use_cache=True,
-                return_dict=True,
-            )
-            logits = model.lm_head(outputs.last_hidden_state[:, -1])
-        logits = logits.to(device, torch.float32)
+        logits = decoder(chosen)
 
 
 @torch.no_grad()
@@ -447,8 +537,9 @@ def rollout(
 
     The logits go through Transformers' own processors (the model's `generation_config`, with the temperature and
     top-p given here and no top-k); what is left is sampled by inverting its CDF at `uniform(seed, item, i, t)`.
-    Rollout i is therefore the same for every `num_rollouts`, `at_once` and `decided`, up to floating point: on the CPU
-    in float32 the very same tokens, elsewhere results of a matrix product may depend on the number of rows.
+    Rollout i is therefore the same for every `num_rollouts`, `at_once` and `decided`, up to floating point: a matrix
+    product's last bits may depend on its number of rows, which in float32 on the CPU hardly ever changes a token.
+    On CUDA, steps are captured as graphs (see `_Decoder`).
 
     Args:
         model: a `Qwen2_5_VLForConditionalGeneration`.
