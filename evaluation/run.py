@@ -328,6 +328,7 @@ class Journal:
         self.packed, self.path = path, path.with_suffix("")
         self.done: set[tuple[str, int]] = set()
         self.config: dict[str, Any] | None = None
+        self._environment, self._has_added = environment, False
         self._read = 0
         wanted, held = json.loads(json.dumps(config)), b""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -359,15 +360,21 @@ class Journal:
                 if not self._is_there():
                     raise OSError(f"another run has packed {self.path}: the same command goes on")
                 self._write(_line(record))
+                self._has_added = True
                 self._catch_up()
 
     def pack(self, wanted: set[tuple[str, int]]) -> bool:
-        """Whether all of these items are there; then the lines are packed in their order, the same bytes every time."""
+        """Whether all of these items are there; then the lines are packed in their order, the same bytes every time.
+
+        A run that has added items to an earlier one's tells its own command, which measures them all.
+        """
         with self._locked():
             if not wanted <= self.done:
                 return False
             if self._is_there():  # else another process has packed it
                 head, *lines = os.pread(self._fd, self._read, 0).splitlines(keepends=True)
+                if self._has_added:
+                    head = _line({"config": self.config, "environment": self._environment})
                 lines.sort(key=lambda line: (lambda record: (record["source"], record["item"]))(json.loads(line)))
                 part = self.packed.with_suffix(".part")
                 with part.open("wb") as file:

@@ -584,6 +584,7 @@ def test_packing_gives_the_same_bytes_and_a_larger_limit_adds(bench, whole, tmp_
     assert run.main([*arguments(bench, out), "--limit", str(ITEMS + 2)]) == 0
     assert asked == [ITEMS, ITEMS + 1]
     assert [item["item"] for item in read(out).items] == list(range(ITEMS + 2))
+    assert f"--limit {ITEMS + 2}" in read(out).environment["command"]
 
 
 def test_what_fails_is_told_and_tried_again(bench, tmp_path, monkeypatch, capsys):
