@@ -114,12 +114,14 @@ def teaser(store: Store):
             label=None if label in labelled else label,
         )
         labelled.add(label)
-        if is_named and name != "AVIS":  # the one large mark is named by the legend
+        if is_named:
             short = name.replace("KDV ", "").replace("VRS ", "").replace("rho=", "ρ=")
-            named.append((cost, 100 * share.value, short))
-    for number, (*point, short) in enumerate(sorted(named)):  # above and below in turn: neighbours stay apart
-        place = (7, -12) if number % 2 else (7, 6)
-        axes.annotate(short, point, place, textcoords="offset points", fontsize=7.5, zorder=5)
+            named.append((cost, 100 * share.value, "" if name == "AVIS" else short))  # the legend names the large mark
+    for cost, share, short in named:
+        others = [other for other in named if other[0] != cost]
+        nearest = min(others, key=lambda other: abs(np.log(other[0] / cost)), default=(0, 0, ""))
+        place = (7, -12) if nearest[1] > share else (7, 6)  # away from the mark beside it
+        axes.annotate(short, (cost, share), place, textcoords="offset points", fontsize=7.5, zorder=5)
     axes.set_xscale("log")
     ticks = (0.3, 0.4, 0.5, 0.7, 1.0, 1.4, 2.0)
     axes.set_xticks(ticks, map(str, ticks))
