@@ -168,13 +168,13 @@ class Bench:
     ):
         """Loads everything; device: as for `load`, None for each process's own GPU. Raises ValueError, OSError or
         MemoryError with one line."""
-        own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-        if "cpu" in (own, device):
+        device = device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+        if device == "cpu" or not torch.cuda.is_available():
             torch.set_num_threads(1)  # the same sums whatever else the machine does; processes are what scales
             torch.set_flush_denormal(True)
         self.sources = [load_source(name, recipe.split) for name in tasks]
-        self.policy = PolicyModel(policy_path, "cpu" if device == "cpu" else own) if policy_path else None
-        self.model, self.processor = load(model_path, device or own)
+        self.model, self.processor = load(model_path, device)
+        self.policy = PolicyModel(policy_path, self.model.device) if policy_path else None
         self.recipe, self.runs = recipe, runs_of(recipe.rows)
         self.model_path, self.policy_path = model_path, policy_path
         self.note: str | None = None  # what is to be told about the policy
@@ -366,14 +366,14 @@ class Journal:
     def pack(self, wanted: set[tuple[str, int]]) -> bool:
         """Whether all of these items are there; then the lines are packed in their order, the same bytes every time.
 
-        A run that has added items to an earlier one's tells its own command, which measures them all.
+        A run that has added items to an earlier one's tells its own command, where that measures them all.
         """
         with self._locked():
             if not wanted <= self.done:
                 return False
             if self._is_there():  # else another process has packed it
                 head, *lines = os.pread(self._fd, self._read, 0).splitlines(keepends=True)
-                if self._has_added:
+                if self._has_added and self.done <= wanted:
                     head = _line({"config": self.config, "environment": self._environment})
                 lines.sort(key=lambda line: (lambda record: (record["source"], record["item"]))(json.loads(line)))
                 part = self.packed.with_suffix(".part")
@@ -501,7 +501,7 @@ def run(args: argparse.Namespace, command: str) -> int:
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
         "cpus": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name(bench.model.device) if bench.model.device.type == "cuda" else None,
     }
     out = args.out or Path("runs") / f"{recipe.name}-{'-'.join(names)}.jsonl.gz"
     journal = Journal(out, bench.config(), environment)

@@ -439,7 +439,8 @@ def latency(report: dict[str, Any]) -> Table:
 
 def speed(report: dict[str, Any]) -> Table:
     """Seconds of a whole query, how many times faster than upstream's `generate` and than vanilla, how near a step of
-    decoding is to the machine's limits, and how far the cost model is off, from a report of `evaluation.speed`."""
+    decoding is to the machine's limits, and how far the cost model (without captures of graphs) is off, from a report
+    of `evaluation.speed`."""
     head = ["N", "rho", "K", "seconds", "times faster than upstream", "times faster than vanilla"]
     lines = [[*head, "floor over a step's time", "cost model's error, whole query"]]
     for point in report["points"]:

@@ -545,7 +545,7 @@ def load(
         attn_implementation: "auto" (FlashAttention-2 when it is installed and usable, else SDPA), or a name.
 
     Returns:
-        (model in eval mode, processor). Raises ValueError or OSError with one line for what cannot be loaded.
+        (model in eval mode, processor). Raises ValueError, OSError or MemoryError with one line.
     """
     if device is None or (device == "auto" and torch.cuda.device_count() < 2):
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -617,7 +617,7 @@ def _loaded(path: Path, device: str, dtype: str, attn_implementation: str):
     if not spread:
         return model.to(device).eval(), processor
     if {"cpu", "disk"} & set(map(str, model.hf_device_map.values())):
-        raise MemoryError(f"{path} is larger than all CUDA devices together")
+        raise MemoryError  # larger than all CUDA devices together
     return model.eval(), processor
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shlex
 import sys
 from dataclasses import replace
 
@@ -200,6 +201,7 @@ def test_document(sweep):
     text = sweep.read_text()
     assert "NaN" not in text and "Infinity" not in text
     document = json.loads(text)
+    assert document.pop("command") == f"python -m evaluation.speed {shlex.join([*SWEEP, '--out', str(sweep)])}"
     points = {(p["visual_tokens"], p["rho"], p["k"]): p for p in document["points"]}
     assert set(points) == {(n, rho, k) for n in (6, 16) for rho in (0.0, 0.75) for k in (1, 5)}
     for point in points.values():

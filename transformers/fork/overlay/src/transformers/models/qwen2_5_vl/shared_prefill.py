@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Optional
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ class Prefill:
     logits: `(1, V)` float32, of the token that comes next. last_hidden_state: `(1, D)`, where they come from.
     rope_delta: what to add to an unpruned index to get its position. visual_items: encoded images, then videos,
     unpruned. kept: per item the ascending indices of the tokens that stay (all of them when nothing is pruned).
-    seconds: of stages "vision" and "prefill".
+    seconds: of stages "vision" and "prefill"; a model on several GPUs may end the one in the time of the other.
     """
 
     input_ids: torch.Tensor
@@ -383,27 +384,39 @@ def _host(model, prompt_length: int, max_new_tokens: int, temperature: float, to
     return processors, model._get_stopping_criteria(config, StoppingCriteriaList()), ends
 
 
+# Models with layers that a graph cannot hold. A failed capture may harm the allocator: it is not tried again.
+_UNCAPTURABLE: WeakSet = WeakSet()
+
+
 def _can_be_captured(model, device: torch.device) -> bool:
-    """Whether a step of decoding is work of one GPU alone."""
-    return device.type == "cuda" and all(weight.device == device for weight in model.parameters())
+    """Whether a step of decoding is work of one GPU alone, as far as can be told before it is tried."""
+    if device.type != "cuda" or model in _UNCAPTURABLE or getattr(model, "hf_quantizer", None) is not None:
+        return False
+    return all(weight.device == device for weight in model.parameters())
 
 
 @lru_cache
-def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all captures: cuBLAS keeps a workspace for every stream that it has seen."""
-    return torch.cuda.Stream(device)
+def _capture_place(device: torch.device) -> tuple[torch.cuda.Stream, torch.cuda.CUDAGraph]:
+    """The stream of all captures on a GPU, and a small graph that keeps the memory that they share: cuBLAS keeps a
+    workspace for every stream that it has seen, and a pool of a graph's own would stay reserved after it."""
+    stream, anchor = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
+    with torch.cuda.stream(stream):
+        anchor.capture_begin(capture_error_mode="thread_local")
+        torch.zeros(1, device=device)
+        anchor.capture_end()
+    return stream, anchor
 
 
 def _capture(step: Callable[[], torch.Tensor], device: torch.device) -> Callable[[], torch.Tensor]:
     """Records the kernels of a step on a GPU, without running them; what is returned runs them all by one call.
 
-    Not by `torch.cuda.graph`, which empties the allocator's cache.
+    Not by `torch.cuda.graph`, which empties the allocator's cache each time.
     """
     with torch.cuda.device(device):
-        graph, stream = torch.cuda.CUDAGraph(), _capture_stream(device)
+        graph, (stream, anchor) = torch.cuda.CUDAGraph(), _capture_place(device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            graph.capture_begin(capture_error_mode="thread_local")
+            graph.capture_begin(pool=anchor.pool(), capture_error_mode="thread_local")
             try:
                 output = step()
             finally:
@@ -457,8 +470,10 @@ class _Decoder:
             try:
                 self.replay = _capture(self._step, self.device)
             except RuntimeError as error:  # a model with layers of another's making, which wait for the host
-                logger.warning_once(f"decoding without CUDA graphs, which is slower: {error}")
+                logger.warning_once(f"decoding without CUDA graphs, which is slower: {error.__context__ or error}")
                 self.captures = False
+                if not isinstance(error, torch.OutOfMemoryError):
+                    _UNCAPTURABLE.add(self.model)
         self.steps += 1
         return (self.replay or self._step)()[self.live]
 
@@ -540,13 +555,14 @@ def rollout(
     at_once: Optional[int] = None,
     decided: Optional[Callable[[Mapping[int, Ended]], bool]] = None,
 ) -> Rollouts:
-    """Start `num_rollouts` rows from a prefill, each sampling its own first token; finished rows leave the batch.
+    """Start `num_rollouts` rows from a prefill, each sampling its own first token; finished rows cost no more steps.
 
     The logits go through Transformers' own processors (the model's `generation_config`, with the temperature and
     top-p given here and no top-k); what is left is sampled by inverting its CDF at `uniform(seed, item, i, t)`.
     Rollout i is therefore the same for every `num_rollouts`, `at_once` and `decided`, up to floating point: a matrix
     product's last bits may depend on its number of rows, which in float32 on the CPU hardly ever changes a token.
-    On CUDA, steps are captured as graphs (see `_Decoder`).
+    On one GPU, steps are captured as graphs (see `_Decoder`), and finished rows are only read no more; call it from
+    one thread per GPU.
 
     Args:
         model: a `Qwen2_5_VLForConditionalGeneration`.
