@@ -59,6 +59,7 @@ SAMPLING = {"temperature": 0.7, "top_p": 0.9}
 UPSTREAM_TOKENS_ON_CPU = 5 * 1024
 RATE_ROWS = 512  # of matrix products whose rate is measured; more rows are not faster
 RATE_LENGTH = 4096  # of sequences whose attention's rate is measured
+ELEMENTS = 2**18  # at least, of products element by element: most of the time of a smaller one is its start
 FRAME_TOKENS = 256  # of each frame of the video whose memory is measured
 PAPER_RATIOS = {"(0, 1)": 1.0, "(0, 5)": 0.98, "(0.75, 1)": 1.42, "(0.75, 5)": 1.01, "AVIS-like": 1.05}
 
@@ -195,7 +196,8 @@ def measure_rates(model, needed: dict[str, list[int]], device: str) -> dict:
         matrix: FLOPs per second of the model's own matrices, all of them in turn (so that no cache holds them), by
             number of rows: "language" and "vision". best_matrix: the highest of them.
         attention: FLOPs per second (a causal mask not taken off) by length: "language", "vision", and of "windows".
-        elementwise: bytes per second of a product of two activations, by rows: "language" and "vision".
+        elementwise: bytes per second of a product of two activations into a third, by rows: "language" and "vision".
+            What the allocator takes for a large new one (on a CPU its pages' first touch) is not in it.
         call: seconds that an operator takes beside its work, as the model's modules call it: of the `tiny` geometry,
             which has hardly any work. replayed: the same in a CUDA graph; 0 on a CPU, which has none.
         sort: seconds of a sort of K rows of logits.
@@ -230,8 +232,9 @@ def measure_rates(model, needed: dict[str, list[int]], device: str) -> dict:
         return rate(amount, lambda: F.scaled_dot_product_attention(query, key, key, is_causal=causal))
 
     def elementwise_rate(rows: int, width: int) -> float:
-        left, right = random(rows, width), random(rows, width)
-        return rate(3 * left.numel() * left.element_size(), lambda: left * right)
+        left, right = (random(max(rows, -(-ELEMENTS // width)), width) for _ in range(2))
+        product = torch.empty_like(left)
+        return rate(3 * left.numel() * left.element_size(), lambda: torch.mul(left, right, out=product))
 
     heads, key_heads = text.num_attention_heads, text.num_key_value_heads
     prefill_rows = sorted({min(length, RATE_ROWS) for length in needed["prefill"]})
