@@ -592,7 +592,8 @@ def everything(store: Store) -> str:
         shown += [(kind, name)] * (store.folder / f"{name}.json").exists()
     for name in [f"speed/{path.stem}" for path in sorted(store.folder.glob("speed/*.json"))]:
         report = store.report(name)
-        shown += [(kind, name) for kind in ("speed", "stages", "targets", "scale") if report["points"]]
+        if report["points"] and report["points"][0]["whole"]["n"] > 1:  # one round has no spread, and is no sweep
+            shown += [(kind, name) for kind in ("speed", "stages", "targets", "scale")]
         shown += [("latency", name)] * ("latency" in report)
     parts = ["# Every table\n\nMade by `python -m evaluation.tables --write` from the results beside it.\n"]
     for kind, name in shown:
