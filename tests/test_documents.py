@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "models/garden-tiny/MODEL_CARD.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "models/garden-tiny/MODEL_CARD.md", "models/garden-boxed/MODEL_CARD.md")
 PYTHON = {"python", "python3", ".venv/bin/python"}
 
 
@@ -142,6 +142,13 @@ def demo(command: Command, tmp: Path) -> None:
     passes(sys.executable, "demo.py", *replaced(arguments, **small))
 
 
+def speed_plots(command: Command, tmp: Path) -> None:
+    """A published report in place of the reader's own."""
+    report = "evaluation/results/speed/mid.json"
+    passes(sys.executable, "-m", command.program, report, *replaced(command.arguments[1:], folder=tmp))
+    assert len(list(tmp.glob("speed_mid_*.png"))) == 4
+
+
 def pytest_flags(command: Command, tmp: Path) -> None:
     passes(sys.executable, "-m", "pytest", "--markers", *command.arguments)
     for path in (word for word in command.arguments if word.startswith("tests/")):
@@ -185,6 +192,7 @@ PROGRAMS: dict[str, tuple[Callable[[Command, Path], None] | None, bool]] = {
     "evaluation.figures": (lambda c, tmp: module(c, out=tmp), True),
     "evaluation.run": (lambda c, tmp: module(c, limit=1, processes=1, out=tmp / "r.jsonl.gz"), True),
     "evaluation.speed": (lambda c, tmp: module(c, **TINY_SPEED, out=tmp / "speed.json"), True),
+    "evaluation.speed_plots": (speed_plots, False),
     "evaluation.tables": (None, False),  # reads everything that is committed; run in test_evaluation.py
     "garden.make": (lambda c, tmp: module(c, limit=1, processes=1, out=tmp / "split"), False),
     "garden.sheet": (lambda c, tmp: module(c, out=tmp / "sheet.png"), True),
