@@ -2,7 +2,7 @@
 
     python -m evaluation.speed --geometry mid --visual-tokens 256,1024,4096 --rho 0,0.75 --rollouts 1,5,7 \\
         --new-tokens 64 --out evaluation/results/speed/mid.json
-    python -m evaluation.speed --geometry mid --visual-tokens 256,1024 --rho 0 --rollouts 1 --rounds 1 \\
+    python -m evaluation.speed --geometry mid --visual-tokens 256 --rho 0 --rollouts 1 --rounds 1 \\
         --new-tokens 32 --video-tokens 0 --pairs 100 --out evaluation/results/speed/pairs.json
     python -m evaluation.speed --geometry tiny --out evaluation/results/speed/tiny.json
     python -m evaluation.speed --geometry 7b --device cuda --visual-tokens 1024,4096 --rho 0,0.75 --rollouts 1,5,7 \\
