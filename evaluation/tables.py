@@ -438,32 +438,44 @@ def latency(report: dict[str, Any]) -> Table:
 
 
 def speed(report: dict[str, Any]) -> Table:
-    """Seconds of a whole query, how many times faster than upstream's `generate` and than vanilla, how near a step of
-    decoding is to the machine's limits, and how far the cost model (without captures of graphs) is off, from a report
-    of `evaluation.speed`."""
-    head = ["N", "rho", "K", "seconds", "times faster than upstream", "times faster than vanilla"]
-    lines = [[*head, "floor over a step's time", "cost model's error, whole query"]]
+    """Seconds of a whole query and of a step of decoding; what the cost model (without captures of graphs) predicts,
+    and the least that the machine's limits allow; upstream's `generate` (empty where it would take minutes a call) and
+    vanilla beside it; and the most memory that the process (on CUDA: its tensors) took in decoding. From a report of
+    `evaluation.speed`."""
+    lines = [["N", "rho", "K", "seconds", "predicted", "limits", "upstream, seconds", "times faster than upstream"]]
+    lines[0] += ["times faster than vanilla", "a step, milliseconds", "predicted", "limits", "peak, GB"]
     for point in report["points"]:
-        where = [f"{point['visual_tokens']}", f"{point['rho']:g}", f"{point['k']}"]
-        upstream = _spread(point.get("faster_than_upstream"))
-        faster = "" if (point["rho"], point["k"]) == (0, 1) else _spread(point.get("faster_than_vanilla"))
-        limits = [f"{point['of_floor']['decode_step']:.2f}", f"{100 * point['error']['whole']:+.0f}%"]
-        lines.append([*where, _spread(point["whole"]), upstream, faster, *limits])
+        line = [f"{point['visual_tokens']}", f"{point['rho']:g}", f"{point['k']}", *_beside(point, "whole")]
+        line += [_spread(point.get("upstream")), _spread(point.get("faster_than_upstream"))]
+        line.append("" if (point["rho"], point["k"]) == (0, 1) else _spread(point.get("faster_than_vanilla")))
+        peak = point["peak_bytes"]["decode"]
+        lines.append([*line, *_beside(point, "decode_step", 1e3), f"{peak / 1e9:.2f}" if peak else ""])
     return lines
 
 
 def stages(report: dict[str, Any]) -> Table:
-    """Seconds of what comes before decoding, from a report of `evaluation.speed`; prefill over its FLOPs is its time,
-    relative to rho = 0, over its FLOPs, relative to rho = 0."""
-    head = ["N", "rho", "kept", "vision tower", "scoring and selection", "scoring over tower", "prefill"]
-    lines = [[*head, "prefill over its FLOPs", "windows in one call, times faster"]]
+    """Seconds of what comes before decoding, what the cost model predicts and what the machine's limits allow, from a
+    report of `evaluation.speed`; prefill over its FLOPs is its time, relative to rho = 0, over its FLOPs, relative to
+    rho = 0."""
+    lines = [["N", "rho", "kept", "vision tower", "predicted", "limits", "windows in one call, times faster"]]
+    lines[0] += ["scoring and selection", "scoring over tower", "prefill", "predicted", "limits"]
+    lines[0].append("prefill over its FLOPs")
+    points = {(point["visual_tokens"], point["rho"]): point for point in report["points"]}
     for stage in report["stages"]:
-        line = [f"{stage['visual_tokens']}", f"{stage['rho']:g}", f"{stage['kept']}", _spread(stage["vision"])]
+        point = points[stage["visual_tokens"], stage["rho"]]
+        line = [f"{stage['visual_tokens']}", f"{stage['rho']:g}", f"{stage['kept']}", *_beside(point, "vision")]
         share = stage.get("scoring_share_of_tower")
-        line += [_spread(stage.get("scoring"), 4), f"{100 * share['median']:.2f}%" if share else ""]
-        line += [_spread(stage["prefill"]), _spread(stage.get("prefill_over_its_flops"))]
-        lines.append([*line, _spread(stage["windows_batched_gain"])])
+        line += [_spread(stage["windows_batched_gain"]), _spread(stage.get("scoring"), 4)]
+        line += [f"{100 * share['median']:.2f}%" if share else "", *_beside(point, "prefill")]
+        lines.append([*line, _spread(stage.get("prefill_over_its_flops"))])
     return lines
+
+
+def _beside(point: dict[str, Any], stage: str, unit: float = 1.0) -> list[str]:
+    """A stage's measured seconds (or parts of a second, `unit` of them), those predicted, and the least possible."""
+    measured = {key: value * unit for key, value in point[stage].items()}
+    others = (point["predicted"][stage]["total"], point["floor"][stage])
+    return [_spread(measured), *(f"{seconds * unit:.2f}" for seconds in others)]
 
 
 def targets(report: dict[str, Any]) -> Table:
@@ -769,6 +781,7 @@ def main(argv: list[str] | None = None) -> int:
     does.add_argument("--check", action="store_true", help="fail when a shown table is not what the results say")
     does.add_argument("--write", action="store_true", help="renew the tables of README and cards")
     does.add_argument("--from-vlmevalkit", type=Path, metavar="DIR", help="the launcher's --work-dir, after its runs")
+    does.add_argument("--of", type=Path, metavar="DIR", help="print the tables of another folder of results")
     parser.add_argument("--root", type=Path, default=ROOT, help="the repository's folder")
     args = parser.parse_args(argv)
     try:
@@ -784,7 +797,10 @@ def main(argv: list[str] | None = None) -> int:
         if args.from_vlmevalkit:
             print(from_vlmevalkit(args.from_vlmevalkit))
             return 0
-        print(everything(Store(args.root / "evaluation" / "results")), end="")
+        folder = args.of or args.root / "evaluation" / "results"
+        if not folder.is_dir():
+            raise ValueError(f"no such folder: {folder}")
+        print(everything(Store(folder)), end="")
     except (ValueError, OSError) as error:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2

@@ -777,7 +777,12 @@ def repository(root: Path) -> Path:
         "faster_than_upstream": spread | {"median": 3.5},
         "faster_than_vanilla": spread,
     }
-    point |= {"of_floor": {"decode_step": 0.5}, "error": {"whole": -0.125}}
+    point |= {stage: spread for stage in ("vision", "prefill")} | {"upstream": spread | {"median": 7.0}}
+    point["decode_step"] = {"median": 0.02, "least": 0.015, "most": 0.025, "n": 3}
+    point["predicted"] = {name: {"total": 1.75} for name in ("whole", "vision", "prefill")}
+    point["predicted"]["decode_step"] = {"total": 0.016}
+    point["floor"] = {"whole": 0.5, "vision": 0.25, "prefill": 0.125, "decode_step": 0.008}
+    point["peak_bytes"] = {"decode": 1_900_000_000}
     stage = at | {"kept": 300, "vision": spread, "scoring": spread, "scoring_share_of_tower": {"median": 0.0052}}
     stage |= {"prefill": spread, "prefill_over_its_flops": spread, "windows_batched_gain": spread}
     goal = {"goal": "K = 5", "wanted": 3.5, "at_least": True, "measured": 3.456, "reached": False}
@@ -825,9 +830,11 @@ def test_tables_are_written_and_then_pass(tmp_path, capsys):
     assert "| (0, 1) | 9.0 | 1.25 | 1.00 |" in text and "| (0.75, 5) | 9.0 | 1.25 (1.10 to 1.40) | 1.00 |" in text
     assert "Geometry mid (0.2B random weights); a CPU, 2 threads" in text and "of 3 rounds; torch 2.15" in text
     whole = "2.00 (1.50 to 2.25)"
-    assert f"| 1024 | 0.75 | 5 | {whole} | 3.50 (1.50 to 2.25) | {whole} | 0.50 | -12% |" in text
-    assert f"| 1024 | 0.75 | 5 | {whole} |  | {whole} | 0.50 | -12% |" in text  # upstream was left out
-    assert f"| 300 | {whole} | 2.0000 (1.5000 to 2.2500) | 0.52% | {whole} | {whole} | {whole} |" in text
+    point, step = f"| 1024 | 0.75 | 5 | {whole} | 1.75 | 0.50", "20.00 (15.00 to 25.00) | 16.00 | 8.00 | 1.90"
+    assert f"{point} | 7.00 (1.50 to 2.25) | 3.50 (1.50 to 2.25) | {whole} | {step} |" in text
+    assert f"{point} |  |  | {whole} | {step} |" in text  # upstream was left out
+    stage = f"| 300 | {whole} | 1.75 | 0.25 | {whole} | 2.0000 (1.5000 to 2.2500) | 0.52% |"
+    assert f"{stage} {whole} | 1.75 | 0.12 | {whole} |" in text
     assert "| K = 5 | at least 3.5 | 3.46 | no |" in text and "| vanilla | 1.00 | 9 | 30.00 | 8.3 |" in text
     assert tables_main(root) == 0
     printed = capsys.readouterr().out
@@ -835,6 +842,13 @@ def test_tables_are_written_and_then_pass(tmp_path, capsys):
         assert f"## {mark}\n" in printed
     assert "## latency speed/mid" not in printed and "## speed speed/pairs" not in printed and "None" not in printed
     assert (root / tables.ALL).read_text() == printed
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (root / "evaluation" / "results" / "test.jsonl.gz").rename(mine / "quick.jsonl.gz")
+    assert tables_main(root, "--of", str(mine)) == 0
+    assert "## settings quick\n" in capsys.readouterr().out
+    assert tables_main(root, "--of", str(tmp_path / "none")) == 2
+    assert capsys.readouterr().err == f"error: no such folder: {tmp_path / 'none'}\n"
 
 
 def test_check_catches_a_changed_digit(tmp_path, capsys):

@@ -222,11 +222,10 @@ class CountProducts(TorchDispatchMode):
 @needs_few_rows
 @pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
 @pytest.mark.parametrize("rows, taken", [(1, 1), (3, 1), (7, 1), (32, 1), (33, 0)])
-def test_few_rows_are_multiplied_by_onednn(monkeypatch, rows, taken, bias):
+def test_few_rows_are_multiplied_by_onednn(rows, taken, bias):
     """Bug guarded: a product without its bias, and one replaced where it is slower, in another type or shape."""
-    monkeypatch.setattr(shared_prefill, "LARGE", 24 * 40)
     generator = torch.Generator().manual_seed(rows)
-    for dtype, width, expected in ((torch.float32, 24, taken), (torch.float64, 24, 0), (torch.float32, 23, 0)):
+    for dtype, width, expected in ((torch.float32, 24, taken), (torch.float64, 24, 0), (torch.float32, 1, taken)):
         linear = torch.nn.Linear(width, 40, bias=bias, dtype=dtype)
         states = torch.randn(rows, 1, width, generator=generator, dtype=dtype)
         with torch.no_grad():
@@ -357,7 +356,8 @@ def test_what_cannot_be_captured_is_decoded_step_by_step(tiny_model, monkeypatch
 
 def test_a_step_on_a_gpu_touches_nothing_else():
     """Bug guarded: a constant that each step brings from the host, or a number that the host reads: neither can be
-    captured. Shapes and devices alone are computed, so this needs no GPU."""
+    captured; and a hook that is called for two steps alone. Shapes and devices alone are computed, so this needs no
+    GPU."""
     devices = set()
 
     class Devices(TorchDispatchMode):
@@ -375,6 +375,9 @@ def test_a_step_on_a_gpu_touches_nothing_else():
             for number in range(text.num_hidden_layers):
                 cache.update(torch.zeros(shape), torch.zeros(shape), number)
             ids, logits = torch.zeros(1, 50, dtype=torch.long), torch.zeros(1, text.vocab_size)
+        hook = model.lm_head.register_forward_hook(lambda module, args, output: None)
+        assert not shared_prefill._can_be_captured(model, ids.device)
+        hook.remove()
         assert shared_prefill._can_be_captured(model, ids.device)
         prefill = shared_prefill.Prefill(ids, cache, logits, logits, 0, (), (), {})
         decoder = shared_prefill._Decoder(model, prefill, 3, limit=9)

@@ -160,9 +160,12 @@ def test_predictions_by_hand():
 
 
 def test_floor_by_hand():
-    """Guards against: a floor that adds FLOPs and bytes, or takes the shorter of the two."""
+    """Guards against: a floor that adds FLOPs and bytes, takes the shorter of the two, or is above what can be reached,
+    where a causal mask takes half of attention away."""
     assert speed.floor_seconds(speed.Task("language", 3000, 1, ((1000, "decode", 9),), 100, 0, 0), RATES) == 4.0
     assert speed.floor_seconds(speed.Task("language", 3000, 1, ((1000, "decode", 9),), 900, 0, 0), RATES) == 9.0
+    assert speed.floor_seconds(speed.Task("language", 3000, 9, ((1000, "language", 9),), 100, 0, 0), RATES) == 3.5
+    assert speed.floor_seconds(speed.Task("vision", 3000, 9, ((1000, "vision", 9),), 100, 0, 0), RATES) == 4.0
 
 
 def test_internet_scale_by_hand():
@@ -224,7 +227,9 @@ def test_document(sweep):
     if video["peak_bytes"] is not None:
         least = video["weights"] + video["cache"] + video["layer"]
         assert video["of_least"] == pytest.approx(video["peak_bytes"] / least)
-        assert video["peak_bytes"] > video["weights"]
+        assert video["pixels"] == 4 * 512 * 1176 * 4  # four patches a token, of 3 * 2 * 14 * 14 values in float32
+        with_pixels = (video["peak_bytes"] + video["pixels"]) / least
+        assert video["of_least_with_pixels"] == pytest.approx(with_pixels) and video["peak_bytes"] > video["weights"]
     assert document["goals"] and document["internet_scale"]["estimate"] is True
     lines = [json.loads(line) for line in sweep.with_suffix(".jsonl").read_text().splitlines()]
     assert json.loads(json.dumps(speed.summarise(lines))) == document
@@ -264,7 +269,7 @@ def test_another_sweep_is_not_continued(sweep, capsys):
 @pytest.mark.parametrize(
     "arguments",
     [["--visual-tokens", "7"], ["--rho", "1.5"], ["--rho", "x"], ["--rollouts", "0"], ["--new-tokens", "1"]]
-    + [["--k-mix", "1:0.5"], ["--rounds", "0"], ["--video-tokens", "300"]]
+    + [["--k-mix", "1:0.5"], ["--rounds", "0"], ["--video-tokens", "300"], ["--out", "x.jsonl"]]
     + ([] if torch.cuda.is_available() else [["--device", "cuda"]]),
 )
 def test_bad_input_is_refused_in_one_line(arguments, capsys):
@@ -287,6 +292,16 @@ def test_goals_are_judged_by_their_bounds(sweep):
             point["error"] = dict.fromkeys(point["error"], bound)
         goal = [goal for goal in speed.goals(changed) if goal["goal"] == "largest error of the cost model"]
         assert [g["reached"] for g in goal] == [reached]
+    changed["config"] |= {"geometry": "7b", "device": "cuda"}
+    changed["latency"]["rows"] = [
+        {"setting": name, "paper": paper, "faster_than_vanilla": 1.02} for name, paper in speed.PAPER_RATIOS.items()
+    ]
+    judged = {goal["goal"]: goal["reached"] for goal in speed.goals(changed) if "over vanilla" in goal["goal"]}
+    assert judged == {
+        "(0.75, 1) over vanilla, 2 pairs": False,
+        "(0.75, 5) over vanilla, 2 pairs": True,
+        "AVIS-like over vanilla, 2 pairs": False,
+    }
 
 
 def test_figures(sweep, tmp_path):

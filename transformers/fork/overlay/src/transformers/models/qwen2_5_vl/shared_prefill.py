@@ -36,8 +36,9 @@ logger = logging.get_logger(__name__)
 
 # Steps of a rollout that are provided for at a time: random numbers, and the rows' caches, which double from there.
 BLOCK = 64
-# Elements of a matrix from which oneDNN's product with few rows is faster on a CPU than MKL's. A smaller matrix lies
-# in a core's own cache, where MKL is as fast, and the fixed cost of a oneDNN call, some 20 microseconds, is most of it.
+# Elements of a model's largest matrix from which its products with few rows are made by oneDNN. All matrices of a
+# smaller model lie in a CPU's cache, where MKL is as fast, and the fixed cost of a oneDNN call, some 20 microseconds,
+# is most of it.
 LARGE = 2**20
 
 
@@ -190,31 +191,33 @@ class SharedPrefixCache(Cache):
         return output.reshape(rows, 1, heads, width), None
 
 
-def _is_large(weight: torch.Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= LARGE
+def _is_float32_on_cpu(weight: torch.Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 class _FewRows(TorchFunctionMode):
-    """Multiplies up to 32 rows with a large float32 matrix on the CPU by oneDNN instead of MKL.
+    """Multiplies up to 32 rows with a float32 matrix on the CPU by oneDNN instead of MKL.
 
     oneDNN reads the matrix once, and as fast for 7 rows as for 1; on an AMD CPU, the only one tried, MKL takes twice as
-    long for 1 row, four times for 3 and three times for 7. With many more rows MKL is the faster one.
+    long for 1 row of a large matrix, four times for 3 and three times for 7, and for small ones that the others have
+    driven out of the cache a fifth to twice as long. With many more rows MKL is the faster one.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is F.linear and not kwargs:
             states, weight, *bias = args
-            if states.shape[:-1].numel() <= 32 and states.dtype == weight.dtype and _is_large(weight):
+            if states.shape[:-1].numel() <= 32 and states.dtype == weight.dtype and _is_float32_on_cpu(weight):
                 bias = bias[0] if bias else None
                 return torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
         return func(*args, **(kwargs or {}))
 
 
 def few_rows(model) -> AbstractContextManager:
-    """What a step of decoding runs under. The mode costs each operator some microseconds, which only large matrices
-    earn back."""
+    """What a step of decoding runs under. The mode costs each operator some microseconds, which only a model with large
+    matrices earns back."""
     there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return _FewRows() if there and any(map(_is_large, model.parameters())) else nullcontext()
+    weights = filter(_is_float32_on_cpu, model.parameters())
+    return _FewRows() if there and any(weight.numel() >= LARGE for weight in weights) else nullcontext()
 
 
 def _clock(device: torch.device) -> float:
@@ -389,8 +392,11 @@ _UNCAPTURABLE: WeakSet = WeakSet()
 
 
 def _can_be_captured(model, device: torch.device) -> bool:
-    """Whether a step of decoding is work of one GPU alone, as far as can be told before it is tried."""
+    """Whether a step of decoding is work of one GPU alone, as far as can be told before it is tried; and nobody's hooks
+    wait for it, which a replay would not call."""
     if device.type != "cuda" or model in _UNCAPTURABLE or getattr(model, "hf_quantizer", None) is not None:
+        return False
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return False
     return all(weight.device == device for weight in model.parameters())
 
