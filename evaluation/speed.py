@@ -513,6 +513,7 @@ def scoring_seconds(model, item: VisualItem, rho: float, device: str) -> float:
     return typical(score, device, times=5)
 
 
+@torch.no_grad()
 def warm_up(model, inputs: dict, args: argparse.Namespace) -> dict:
     """What `Work` counts in every stage of one picture's settings, and the most memory that each takes."""
     text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
@@ -842,6 +843,7 @@ def _points(config: dict, model_config, rates: dict, line: dict, rounds: Sequenc
                 "capture": middle(captures) if (captures := _captures(runs, column)) else None,
                 "peak_bytes": {"prefill": pruned["peak_bytes"], "decode": pruned["rollouts"][column]["peak_bytes"]},
                 "flops": {name: task.flops for name, task in work.items()},
+                "least_flops": {name: task.least_flops for name, task in work.items()},
                 "bytes": {name: task.bytes for name, task in work.items()},
                 "floor": {name: floor_seconds(task, rates) for name, task in work.items()},
                 "predicted": {name: predicted(task, rates, config["device"]) for name, task in work.items()},

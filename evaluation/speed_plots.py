@@ -15,6 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 # One look for each line of a figure; told apart by dashes and marks, not by colour.
 LOOKS = [
@@ -78,6 +79,8 @@ def against_tokens(document: dict, axes: list[Axes]) -> None:
         panel.set(xscale="log", yscale="log", xlabel="visual tokens N", ylabel="seconds")
         panel.set_xticks(config["visual_tokens"], [str(n) for n in config["visual_tokens"]])
         panel.minorticks_off()
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
 
 
 def against_rollouts(document: dict, axes: Axes) -> None:
@@ -106,14 +109,15 @@ def against_rho(document: dict, axes: Axes) -> None:
 
 
 def roofline(document: dict, axes: Axes) -> None:
-    """FLOPs per second of every stage against its FLOPs per byte of weights and cache, under the measured limits."""
+    """FLOPs per second of every stage against its FLOPs per byte of weights and cache, under the measured limits; of
+    causal attention, half is counted, as in the floor."""
     rates = document["rates"]
     marks = {"vision": "s", "prefill": "o", "decode_step": "^"}
     intensities = []
     for stage, mark in marks.items():
         points = document["points"]
-        x = [p["flops"][stage] / p["bytes"][stage] for p in points]
-        y = [p["flops"][stage] / p[stage]["median"] for p in points]
+        x = [p["least_flops"][stage] / p["bytes"][stage] for p in points]
+        y = [p["least_flops"][stage] / p[stage]["median"] for p in points]
         intensities += x
         axes.plot(x, y, mark, color="black", fillstyle="none", label=stage.replace("_", " "))
     grid = [min(intensities) / 2, rates["best_matrix"] / rates["copy"], max(intensities) * 2]

@@ -23,6 +23,7 @@ import re
 import sys
 from collections.abc import Callable
 from functools import lru_cache
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
@@ -610,7 +611,7 @@ def everything(store: Store) -> str:
     parts = ["# Every table\n\nMade by `python -m evaluation.tables --write` from the results beside it.\n"]
     for kind, name in shown:
         table = REPORTS[kind][0] if kind in REPORTS else TABLES[kind]
-        parts.append(f"## {kind} {name}\n\n{table.__doc__}\n\n{block(kind, name, store)}")
+        parts.append(f"## {kind} {name}\n\n{getdoc(table)}\n\n{block(kind, name, store)}")
     return "\n".join(parts)
 
 
