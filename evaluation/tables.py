@@ -440,9 +440,9 @@ def latency(report: dict[str, Any]) -> Table:
 
 def speed(report: dict[str, Any]) -> Table:
     """Seconds of a whole query and of a step of decoding; what the cost model (without captures of graphs) predicts,
-    and the least that the machine's limits allow; upstream's `generate` (empty where it would take minutes a call) and
-    vanilla beside it; and the most memory that the process (on CUDA: its tensors) took in decoding. From a report of
-    `evaluation.speed`."""
+    and the least that the machine's limits allow; upstream's `generate` (empty where it was left out, on a CPU beyond
+    7,168 visual tokens times K) and vanilla beside it; and the most memory that the process (on CUDA: its tensors) took
+    in decoding. From a report of `evaluation.speed`."""
     lines = [["N", "rho", "K", "seconds", "predicted", "limits", "upstream, seconds", "times faster than upstream"]]
     lines[0] += ["times faster than vanilla", "a step, milliseconds", "predicted", "limits", "peak, GB"]
     for point in report["points"]:

@@ -199,8 +199,8 @@ class _FewRows(TorchFunctionMode):
     """Multiplies up to 32 rows with a float32 matrix on the CPU by oneDNN instead of MKL.
 
     oneDNN reads the matrix once, and as fast for 7 rows as for 1; on an AMD CPU, the only one tried, MKL takes twice as
-    long for 1 row of a large matrix, four times for 3 and three times for 7, and for small ones that the others have
-    driven out of the cache a fifth to twice as long. With many more rows MKL is the faster one.
+    long for 1 row of a large matrix, four times for 3 and three times for 7, and mostly 1.2 to 2 times for small ones
+    that the others have driven out of the cache. With many more rows MKL is the faster one.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
