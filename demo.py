@@ -18,8 +18,8 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
-from policy.prompts import PROFILES
-from policy.settings import VOTES, AvisSettings
+from avis.config import VOTES, AvisConfig
+from avis.prompts import ANSWER_FORMATS
 
 ROOT = Path(__file__).resolve().parent
 BUNDLED = ROOT / "models" / "garden-tiny"
@@ -57,7 +57,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--no-early-stop", action="store_true", help="end all rollouts, even when the vote is decided")
     add("--rollouts-at-once", type=int, metavar="N", help="the next N only while undecided (default: all K)")
     add("--vote", default="majority", choices=VOTES, help="confidence: votes weigh as their tokens are probable")
-    names = [profile.name for profile in PROFILES]
+    names = [profile.name for profile in ANSWER_FORMATS]
     add("--profile", choices=names, help="form of the answer that is asked for (default: by the model's name)")
     add("--no-enable-thinking", action="store_true", help="ask for the answer without reasoning")
     add("--max-new-tokens", type=int, default=2048, help="per rollout (default 2048)")
@@ -91,7 +91,7 @@ def is_example(args: argparse.Namespace) -> bool:
     return [(kind, path.resolve()) for kind, path in args.media] == [("image", EXAMPLE)]
 
 
-def check(args: argparse.Namespace, settings: AvisSettings) -> list[dict]:
+def check(args: argparse.Namespace, settings: AvisConfig) -> list[dict]:
     """Refuse what can be refused without torch, which takes seconds to import. Raises ValueError.
 
     Returns:
@@ -100,9 +100,11 @@ def check(args: argparse.Namespace, settings: AvisSettings) -> list[dict]:
     # Pillow, NumPy and PyAV: a fraction of a second, which `--help` need not take.
     from zipfile import is_zipfile
 
-    from policy.checkpoint import check_model_folder
-    from policy.media import check_file, frames, open_clip, read_image, sample_indices
-    from policy.prompts import check_text
+    from avis.checkpoint import check_model_folder
+    from avis.files import check_file
+    from avis.images import read_image
+    from avis.prompts import check_text
+    from avis.video import decode_frames, open_video, sample_frame_indices
 
     if args.enable_policy:
         path = policy_path(args)
@@ -146,33 +148,33 @@ def check(args: argparse.Namespace, settings: AvisSettings) -> list[dict]:
         if kind == "image":
             seen.append({"type": kind, kind: read_image(path)})
         else:
-            clip = open_clip(path)
-            next(frames(clip, sample_indices(clip, settings.fps, settings.nframes)[0]))
+            clip = open_video(path)
+            next(decode_frames(clip, sample_frame_indices(clip, settings.fps, settings.num_frames)[0]))
             seen.append({"type": kind, kind: clip})
     return seen
 
 
-def settings_of(args: argparse.Namespace) -> AvisSettings:
-    """The flags as `AvisSettings`. Raises ValueError for values out of range and flags that need another."""
+def settings_of(args: argparse.Namespace) -> AvisConfig:
+    """The flags as `AvisConfig`. Raises ValueError for values out of range and flags that need another."""
     if not args.enable_kdv and (args.kdv_ratio is not None or args.kdv_threshold is not None):
         raise ValueError("--kdv-ratio and --kdv-threshold need --enable-kdv")
-    return AvisSettings(
+    return AvisConfig(
         enable_kdv=args.enable_kdv,
         kdv_ratio=args.kdv_ratio,
         kdv_threshold=args.kdv_threshold,
         num_rollouts=1 if args.num_rollouts is None else args.num_rollouts,
         early_stop=not args.no_early_stop,
-        rollouts_at_once=args.rollouts_at_once,
+        rollout_batch_size=args.rollout_batch_size,
         vote=args.vote,
-        profile=args.profile,
-        thinking=not args.no_enable_thinking,
+        answer_format=args.profile,
+        enable_thinking=not args.no_enable_thinking,
         max_new_tokens=args.max_new_tokens,
         temperature=args.temperature,
         top_p=args.top_p,
         min_pixels=args.min_pixels,
         max_pixels=args.max_pixels,
         fps=args.fps,
-        nframes=args.nframe,
+        num_frames=args.nframe,
         seed=args.seed,
     )
 
@@ -234,7 +236,7 @@ def shown(text: str) -> str:
 
 def explanation(result) -> str:
     """p, its bin and K, and the votes as a table: how many, their weight, the normalised answer, whose they are."""
-    from policy.vote import majority_vote
+    from avis.voting import majority_vote
 
     forms = majority_vote([rollout.answer for rollout in result.rollouts]).normalised
     groups: dict[tuple[bool, str], list[str]] = {}
@@ -270,10 +272,11 @@ def run(args: argparse.Namespace) -> int:
     # Only now the slow imports: a wrong flag or file is told at once.
     model, processor = loaded(args)
     policy, notes = loaded_policy(args, model)
-    from policy.answer import VisualMemory, answer
+    from avis.pipeline import answer
+    from avis.session import VisionCache
 
-    memory = VisualMemory() if args.save_kept else None
-    result = answer(model, processor, messages_of(args, seen), settings, memory=memory, policy=policy)
+    memory = VisionCache() if args.save_kept else None
+    result = answer(model, processor, messages_of(args, seen), settings, vision_cache=memory, policy=policy)
     table = explanation(result) if args.explain else ""
     if args.json:
         say(json.dumps(result.to_dict(), ensure_ascii=False))
@@ -281,7 +284,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         say("\n".join(filter(None, (report(args, settings, result), table))))
     if memory is not None:
-        from policy.kept import draw_kept
+        from avis.visualize import draw_kept
 
         png = io.BytesIO()
         draw_kept(memory, processor).save(png, "PNG")
@@ -290,9 +293,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_many(args: argparse.Namespace, settings: AvisSettings) -> int:
+def run_many(args: argparse.Namespace, settings: AvisConfig) -> int:
     """Answer the questions of `--input` into `--output`; 1 when some of them failed."""
-    from policy.batch import Answers, read_questions, run
+    from avis.batch import Answers, read_questions, run
 
     questions = read_questions(args.input, args.prompt, args.system_prompt)
     with Answers(args.output, questions, settings, args.retry_failed) as answers:
@@ -300,9 +303,10 @@ def run_many(args: argparse.Namespace, settings: AvisSettings) -> int:
             if len(answers.done) < len(questions):
                 model, processor = loaded(args)
                 policy, notes = loaded_policy(args, model)
-                from policy.answer import VisualMemory, answer
+                from avis.pipeline import answer
+                from avis.session import VisionCache
 
-                memory = VisualMemory()
+                memory = VisionCache()
 
                 def ask(question) -> dict:
                     messages, last, turns = question.messages, None, []
@@ -338,21 +342,21 @@ def loaded(args: argparse.Namespace):
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     enable_progress_bars()  # of the hub: what is fetched may take an hour
-    from policy.answer import load
+    from avis.loading import load_model
 
     if args.enable_policy:
         from policy.policy_model import read_checkpoint
 
         read_checkpoint(policy_path(args))  # what is wrong with it is told before the wait for the model
-    return load(args.model_path, args.device, args.dtype, args.attn_implementation)
+    return load_model(args.model_path, args.device, args.dtype, args.attn_implementation)
 
 
 def loaded_policy(args: argparse.Namespace, model):
     """(policy, notes about it); None and none without `--enable-policy`. Raises ValueError for another width."""
     if not args.enable_policy:
         return None, []
-    from policy import PolicyModel
-    from policy.answer import weights_sha256
+    from avis.provenance import weights_sha256
+    from policy.policy_model import PolicyModel
 
     policy = PolicyModel(policy_path(args), model.device)
     other = policy.check(model.config.vision_config.out_hidden_size, weights_sha256(model.config._name_or_path))

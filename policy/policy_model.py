@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from policy.media import check_file
+from avis.files import check_file
 
 FORMAT, VERSION = "avis-policy", 1
 CHOICES = (1, 3, 5, 7)

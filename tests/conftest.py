@@ -34,9 +34,9 @@ def tiny_model():
 @pytest.fixture(scope="session")
 def bundled():
     """The bundled model, float32, and its processor. Shared by the whole session: do not change its weights."""
-    from policy.answer import load  # not before the guard above: it needs the fork
+    from avis.loading import load_model
 
-    return load(demo.BUNDLED, device="cpu")
+    return load_model(demo.BUNDLED, device="cpu")
 
 
 @pytest.fixture

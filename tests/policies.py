@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import demo
-from policy.answer import weights_sha256
+from avis.provenance import weights_sha256
 from policy.policy_model import Checkpoint, Network, Rule
 
 

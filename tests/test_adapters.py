@@ -16,10 +16,10 @@ import pytest
 import yaml
 from clips import write_clip
 
-import evaluation.adapters
-from evaluation import tables
-from evaluation.adapters import Records, require_fork, vlmevalkit, vlmevalkit_results
-from policy.answer import AvisSettings
+import avis.evaluation.adapters
+from avis.config import AvisConfig
+from avis.evaluation import tables
+from avis.evaluation.adapters import Records, require_fork, vlmevalkit, vlmevalkit_results
 
 ANSWER = sys.modules["policy.answer"]  # `policy.answer` itself is the function
 ROOT = Path(__file__).resolve().parents[1]
@@ -158,11 +158,11 @@ def test_pixel_bounds_are_the_papers_unless_given(kit, monkeypatch):
     data_set(kit, "Short", video, nframe=64)  # more than the clip has
     assert launch("--data", "Pictures", "Videos", "Framed", "Short") == 0
     assert launch("--data", "Pictures", "Videos", *SMALL, "--name", "small") == 0
-    bounds = [(s.min_pixels / 784, s.max_pixels / 784, s.fps, s.nframes) for s in seen]
+    bounds = [(s.min_pixels / 784, s.max_pixels / 784, s.fps, s.num_frames) for s in seen]
     assert bounds[:4] == [(1280, 16384, None, None), (128, 768, 2.0, None), (128, 768, None, 40), (128, 768, None, 48)]
     assert bounds[4:] == [(256, 256, None, None), (128, 256, 2.0, None)]
     model = object.__new__(vlmevalkit.Avis)
-    model.settings, model.fps, model.nframe = AvisSettings(), None, 128
+    model.settings, model.fps, model.nframe = AvisConfig(), None, 128
     long = write_clip(kit / "long.mp4", count=10, repeat=20)
     assert model._settings([str(long)]).max_pixels == 24576 * 784 * 2 // 128
 
@@ -178,7 +178,7 @@ def test_a_video_is_shown(kit):
     data_set(kit, "MVBench", message, nframe=4)
     assert launch("--data", "MVBench", *SMALL, "--min-pixels", "784", "--name", "Qwen2.5-VL-7B-AVIS") == 0
     (record,) = lines(kit / "out/Qwen2.5-VL-7B-AVIS/answers.jsonl")[1:]
-    assert [item["kind"] for item in record["items"]] == ["video"] and record["settings"]["nframes"] == 4
+    assert [item["kind"] for item in record["items"]] == ["video"] and record["settings"]["num_frames"] == 4
 
 
 class Told:
@@ -198,7 +198,7 @@ def test_what_names_a_question(tmp_path):
         (tmp_path / folder).mkdir()
     clip, moved = (write_clip(tmp_path / folder / "clip.mp4", count=8, rate=4) for folder in ("a", "b"))
     model = object.__new__(vlmevalkit.Avis)
-    model.settings, model.asker = AvisSettings(), Told()
+    model.settings, model.asker = AvisConfig(), Told()
     for path, nframe, question in ((clip, 4, "a"), (moved, 4, "a"), (clip, 8, "a"), (clip, 4, "b")):
         model.fps, model.nframe = None, nframe
         message = [{"type": "video", "value": str(path)}, {"type": "text", "value": question}]
@@ -296,7 +296,7 @@ def test_recipes_name_the_papers_benchmarks():
 
 # ---------------------------------------------------------------------------------- tables from VLMEvalKit's outputs
 
-SETTINGS = {"kdv_threshold": None, "kdv_ratio": None, "kdv_pruner": "kdv", "num_rollouts": 1, "early_stop": True}
+SETTINGS = {"kdv_threshold": None, "kdv_ratio": None, "pruner": "kdv", "num_rollouts": 1, "early_stop": True}
 
 
 def work_folder(root: Path, name: str, spent: dict, costs: dict[str, list[int]], **config) -> Path:
@@ -442,11 +442,11 @@ def test_records_never_replace_another_file(tmp_path, text):
 def test_each_process_of_a_run_has_its_own_file(monkeypatch):
     """Guards against: two processes of one run that wait for, or write into, the same file."""
     monkeypatch.delenv("RANK", raising=False)
-    assert evaluation.adapters.rank_path(Path("out/a.jsonl")) == Path("out/a.jsonl")
+    assert avis.evaluation.adapters.rank_path(Path("out/a.jsonl")) == Path("out/a.jsonl")
     monkeypatch.setenv("RANK", "0")
-    assert evaluation.adapters.rank_path(Path("out/a.jsonl")) == Path("out/a.jsonl")
+    assert avis.evaluation.adapters.rank_path(Path("out/a.jsonl")) == Path("out/a.jsonl")
     monkeypatch.setenv("RANK", "2")
-    assert evaluation.adapters.rank_path(Path("out/a.jsonl")) == Path("out/a.2.jsonl")
+    assert avis.evaluation.adapters.rank_path(Path("out/a.jsonl")) == Path("out/a.2.jsonl")
 
 
 def test_a_replaced_fork_is_told_in_one_line(tmp_path):
@@ -455,7 +455,7 @@ def test_a_replaced_fork_is_told_in_one_line(tmp_path):
     package = tmp_path / "transformers"
     package.mkdir()
     (package / "__init__.py").write_text('__version__ = "5.0.0"\n')
-    code = "from evaluation.adapters import vlmevalkit; import sys; sys.exit(vlmevalkit.main(sys.argv[1:]))"
+    code = "from avis.evaluation.adapters import vlmevalkit; import sys; sys.exit(vlmevalkit.main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, "--model-path", BUNDLED, "--data", "Toy"],
         cwd=tmp_path,
@@ -497,7 +497,7 @@ def visuals(doc):
 
 def write_task(folder: Path, count: int = 3) -> list[dict]:
     """A task folder for `--include_path` with a split's first items; returns them."""
-    from garden.make import make
+    from avis.garden.make import make
 
     make("test", folder / "split", limit=count, processes=1)
     items = lines(folder / "split" / "items.jsonl")

@@ -29,10 +29,16 @@ from transformers.models.qwen2_5_vl import flops
 from transformers.models.qwen2_5_vl.key_diversity import keep_count
 from transformers.models.qwen2_5_vl.shared_prefill import Rollouts, uniform
 
-from policy import Answer, AvisSettings, PolicyModel, answer, extract_answer
-from policy.answer import load, prepare, read_image, read_video
-from policy.prompts import DIRECT, PROFILES, THINKING
-from policy.vote import confidence, normal_form
+from avis.answers import extract_answer, vote_key
+from avis.config import AvisConfig
+from avis.images import read_image
+from avis.inputs import prepare_inputs, read_video
+from avis.loading import load_model
+from avis.outputs import AvisOutput
+from avis.pipeline import answer
+from avis.prompts import ANSWER_FORMATS, DIRECT, THINKING
+from avis.voting import confidence_weight
+from policy.policy_model import PolicyModel
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = ROOT / "models" / "garden-tiny"
@@ -50,7 +56,7 @@ NAN, INFINITY = float("nan"), float("inf")
 @pytest.fixture(scope="module")
 def bundled():
     """(model, processor): shared by the module, so leave them as they are."""
-    return load(BUNDLED, device="cpu")
+    return load_model(BUNDLED, device="cpu")
 
 
 def image(source=PICTURE) -> dict:
@@ -75,14 +81,14 @@ def drawn(width: int, height: int, seed: int = 0) -> Image.Image:
     return picture
 
 
-def timeless(result: Answer) -> dict:
+def timeless(result: AvisOutput) -> dict:
     record = result.to_dict()
     assert set(record.pop("seconds")) == {"vision", "prefill", "decode"}
     return record
 
 
-def decoded(processor, messages: list[dict], settings: AvisSettings = AvisSettings()) -> str:
-    return processor.tokenizer.decode(prepare(processor, messages, settings).input_ids[0])
+def decoded(processor, messages: list[dict], settings: AvisConfig = AvisConfig()) -> str:
+    return processor.tokenizer.decode(prepare_inputs(processor, messages, settings).input_ids[0])
 
 
 def one_line(error) -> str:
@@ -98,7 +104,7 @@ def one_line(error) -> str:
 def test_kept_tokens_are_what_the_ratio_says(bundled, ratio):
     """Guards against: the fraction taken for the kept one; one ratio over all items together instead of each; a
     prompt length that forgets an item; a default other than 0.75."""
-    settings = AvisSettings(enable_kdv=True, kdv_ratio=ratio, max_new_tokens=2)
+    settings = AvisConfig(enable_kdv=True, kdv_ratio=ratio, max_new_tokens=2)
     result = answer(*bundled, chat(image(), image(drawn(196, 140))), settings)
     rho = 0.75 if ratio is None else ratio
     assert [item.total for item in result.items] == [14 * 18, 7 * 5]
@@ -109,7 +115,7 @@ def test_kept_tokens_are_what_the_ratio_says(bundled, ratio):
 
 def test_nothing_is_pruned_unless_asked(bundled):
     """Guards against: pruning that is on by default."""
-    result = answer(*bundled, chat(image()), AvisSettings(max_new_tokens=2))
+    result = answer(*bundled, chat(image()), AvisConfig(max_new_tokens=2))
     assert [(item.kept, item.rho) for item in result.items] == [(252, 0.0)]
     assert result.kept_tokens == result.prompt_tokens
 
@@ -118,7 +124,7 @@ def test_adaptive_pruning_grows_with_the_angle(bundled):
     """Guards against: an angle that is read in degrees, inverted, or taken for a ratio."""
     kept = []
     for tau in (0.01, 0.8, 1.4, 3.1):
-        settings = AvisSettings(enable_kdv=True, kdv_threshold=tau, max_new_tokens=1)
+        settings = AvisConfig(enable_kdv=True, kdv_threshold=tau, max_new_tokens=1)
         kept.append(answer(*bundled, chat(image()), settings).items[0].kept)
     assert kept == sorted(kept, reverse=True)
     assert kept[0] == 252 and kept[-1] == 1
@@ -142,7 +148,7 @@ def test_random_pruning_follows_seed_and_item(bundled):
             *(("random", 1, 0), ("random", 1, 0), ("random", 2, 0), ("random", 1, 1)),
             *(("kdv", 1, 0), ("kdv", 2, 1)),
         ]:
-            settings = AvisSettings(enable_kdv=True, kdv_ratio=0.5, kdv_pruner=pruner, seed=seed, max_new_tokens=1)
+            settings = AvisConfig(enable_kdv=True, kdv_ratio=0.5, pruner=pruner, seed=seed, max_new_tokens=1)
             answer(model, processor, chat(image()), settings, item)
     finally:
         del model.prefill
@@ -169,11 +175,11 @@ def test_two_images_and_a_video_in_any_order(bundled, order):
     parts = (image(drawn(140, 140)), image(drawn(280, 196)), video())
     totals = (25, 70, None)
     messages = chat(*(parts[i] for i in order))
-    settings = AvisSettings(enable_kdv=True, kdv_ratio=0.6, nframes=4, max_new_tokens=4)
+    settings = AvisConfig(enable_kdv=True, kdv_ratio=0.6, num_frames=4, max_new_tokens=4)
     result = answer(*bundled, messages, settings)
     assert [item.kind for item in result.items] == ["image", "image", "video"]
     assert [item.total for item in result.items[:2]] == [totals[i] for i in order if i < 2]
-    inputs = prepare(processor, messages, settings)
+    inputs = prepare_inputs(processor, messages, settings)
     assert result.items[2].total == int(inputs.video_grid_thw.prod()) // 4
     assert all(item.kept == keep_count(item.total, 0.6) for item in result.items)
     # What stands in the prompt, as runs of placeholders.
@@ -193,7 +199,7 @@ def test_vision_tower_runs_once_per_kind(bundled):
     calls = []
     hook = model.visual.register_forward_hook(lambda *_: calls.append(1))
     try:
-        settings = AvisSettings(enable_kdv=True, num_rollouts=5, max_new_tokens=3, nframes=4)
+        settings = AvisConfig(enable_kdv=True, num_rollouts=5, max_new_tokens=3, num_frames=4)
         answer(*bundled, chat(image(), video(), image(drawn(140, 140))), settings)
     finally:
         hook.remove()
@@ -205,7 +211,7 @@ def test_vision_tower_runs_once_per_kind(bundled):
 
 def test_record_survives_json(bundled):
     """Guards against: tensors, paths or tuples in the record, which JSON refuses or gives back as something else."""
-    settings = AvisSettings(enable_kdv=True, num_rollouts=3, max_new_tokens=40)
+    settings = AvisConfig(enable_kdv=True, num_rollouts=3, max_new_tokens=40)
     record = answer(*bundled, chat(image()), settings, item=4).to_dict()
     assert json.loads(json.dumps(record)) == record
     expected = {"text", "answer", "votes", "rollouts", "num_rollouts", "items", "flops", "seconds", "cache_bytes"}
@@ -218,7 +224,7 @@ def test_record_survives_json(bundled):
 
 def test_record_names_what_was_run(bundled):
     """Guards against: a result that cannot be traced to its weights and versions."""
-    result = answer(*bundled, chat(image()), AvisSettings(max_new_tokens=1))
+    result = answer(*bundled, chat(image()), AvisConfig(max_new_tokens=1))
     weights = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(BUNDLED.glob("*.safetensors"))))
     assert result.weights_sha256 == weights.hexdigest()
     assert {"torch", "transformers", "patch_set"} <= set(result.versions)
@@ -228,7 +234,7 @@ def test_record_names_what_was_run(bundled):
         "image": [4 * 784, 640 * 784],
         "video": [4 * 784, 640 * 784],
     }
-    bounded = AvisSettings(max_new_tokens=1, max_pixels=2 * 784)
+    bounded = AvisConfig(max_new_tokens=1, max_pixels=2 * 784)
     assert list(answer(*bundled, chat(image()), bounded).pixel_bounds["image"]) == [2 * 784, 2 * 784]
 
 
@@ -255,7 +261,7 @@ def test_votes_are_counted_over_what_was_written(bundled, monkeypatch):
         "<think>1 cat",
     )
     writes(model, processor, monkeypatch, *texts, cut=(2,))
-    result = answer(model, processor, chat(image()), AvisSettings(num_rollouts=5))
+    result = answer(model, processor, chat(image()), AvisConfig(num_rollouts=5))
     assert [rollout.text for rollout in result.rollouts] == list(texts)
     assert [rollout.answer for rollout in result.rollouts] == ["2", "3", None, "three", None]
     assert [rollout.finished for rollout in result.rollouts] == [True, True, False, True, True]
@@ -268,7 +274,7 @@ def test_nobody_votes(bundled, monkeypatch):
     """Guards against: a guess, or a crash, when no rollout gives an answer."""
     model, processor = bundled
     writes(model, processor, monkeypatch, "<think>1 cat", "<think>2", cut=(0, 1))
-    result = answer(model, processor, chat(image()), AvisSettings(num_rollouts=2))
+    result = answer(model, processor, chat(image()), AvisConfig(num_rollouts=2))
     assert (result.answer, result.votes, result.text) == (None, {}, "<think>1 cat")
 
 
@@ -278,14 +284,14 @@ def test_a_thought_opened_by_the_template_counts(bundled, monkeypatch):
     model, processor = bundled
     monkeypatch.setattr(processor, "chat_template", processor.chat_template + "<think>\n")
     writes(model, processor, monkeypatch, "1 cat hat: 3", "1 cat hat: 2</think><answer>2</answer>")
-    result = answer(model, processor, chat(image()), AvisSettings(num_rollouts=2))
+    result = answer(model, processor, chat(image()), AvisConfig(num_rollouts=2))
     assert [rollout.answer for rollout in result.rollouts] == [None, "2"]
     assert result.rollouts[0].text == "1 cat hat: 3"
 
 
 def test_answers_are_read_from_the_texts(bundled):
     """Guards against: answers of other rollouts than their texts, in a real run with texts of several lengths."""
-    settings = AvisSettings(num_rollouts=7, temperature=1.5, top_p=1.0, max_new_tokens=30)
+    settings = AvisConfig(num_rollouts=7, temperature=1.5, top_p=1.0, max_new_tokens=30)
     result = answer(*bundled, chat(image()), settings)
     assert len(result.rollouts) == 7
     for rollout in result.rollouts:
@@ -298,9 +304,9 @@ def test_one_rollout_is_greedy_generate(bundled, kdv):
     """Guards against: an answer that is not the model's own: other inputs than the processor's, sampling at K = 1,
     or other end tokens than `generate` has."""
     model, processor = bundled
-    settings = AvisSettings(max_new_tokens=25, temperature=3.0, seed=5, **kdv)
+    settings = AvisConfig(max_new_tokens=25, temperature=3.0, seed=5, **kdv)
     result = answer(model, processor, chat(image(drawn(280, 280))), settings)
-    inputs = prepare(processor, chat(image(drawn(280, 280))), settings)
+    inputs = prepare_inputs(processor, chat(image(drawn(280, 280))), settings)
     tokens = model.generate(**inputs, **kdv, max_new_tokens=25, do_sample=False)[0, inputs.input_ids.shape[1] :]
     assert result.text == processor.tokenizer.decode(tokens, skip_special_tokens=True)
     assert result.rollouts[0].tokens == len(tokens)
@@ -308,7 +314,7 @@ def test_one_rollout_is_greedy_generate(bundled, kdv):
 
 def test_same_seed_same_record(bundled):
     """Guards against: sampling that depends on the process's own generators or on what ran before."""
-    settings = AvisSettings(enable_kdv=True, seed=3, **WILD)
+    settings = AvisConfig(enable_kdv=True, seed=3, **WILD)
     first = timeless(answer(*bundled, chat(image()), settings, item=2))
     torch.manual_seed(99)
     assert timeless(answer(*bundled, chat(image()), settings, item=2)) == first
@@ -318,7 +324,7 @@ def test_seed_and_item_matter(bundled):
     """Guards against: every question of a set sampled with the same random numbers."""
     texts = set()
     for seed, item in ((0, 0), (1, 0), (0, 1)):
-        result = answer(*bundled, chat(image()), AvisSettings(seed=seed, **WILD), item=item)
+        result = answer(*bundled, chat(image()), AvisConfig(seed=seed, **WILD), item=item)
         texts.add(tuple(rollout.text for rollout in result.rollouts))
         assert len(set(rollout.text for rollout in result.rollouts)) == 3
     assert len(texts) == 3
@@ -328,10 +334,10 @@ def test_temperature_and_top_p_reach_the_sampling(bundled):
     """Guards against: sampling settings that are parsed and then forgotten."""
 
     def texts(**settings) -> set[str]:
-        result = answer(*bundled, chat(image()), AvisSettings(num_rollouts=4, max_new_tokens=15, **settings))
+        result = answer(*bundled, chat(image()), AvisConfig(num_rollouts=4, max_new_tokens=15, **settings))
         return {rollout.text for rollout in result.rollouts}
 
-    greedy = answer(*bundled, chat(image()), AvisSettings(max_new_tokens=15)).text
+    greedy = answer(*bundled, chat(image()), AvisConfig(max_new_tokens=15)).text
     assert texts(temperature=100.0, top_p=1e-6) == {greedy}
     assert len(texts(temperature=100.0, top_p=1.0)) == 4
     assert texts(temperature=0.01, top_p=1.0) != texts(temperature=100.0, top_p=1.0)
@@ -341,13 +347,13 @@ def test_queries_leave_no_trace(bundled):
     """Guards against: state that one query leaves to the next, in the environment or on the model (a rope delta of
     another prompt, say)."""
     model, processor = bundled
-    settings = AvisSettings(enable_kdv=True, nframes=4, seed=1, **WILD)
+    settings = AvisConfig(enable_kdv=True, num_frames=4, seed=1, **WILD)
     before, names = dict(os.environ), set(vars(model)) | set(vars(model.model))
     weights = [parameter.clone() for parameter in model.parameters()]
     generation = model.generation_config.to_dict()
     first = timeless(answer(model, processor, chat(image()), settings))
     answer(model, processor, chat(video(), image(drawn(140, 140))), replace(settings, kdv_ratio=0.2))
-    answer(model, processor, chat(question="How many cats are there?"), AvisSettings(max_new_tokens=3))
+    answer(model, processor, chat(question="How many cats are there?"), AvisConfig(max_new_tokens=3))
     model.model.rope_deltas = torch.tensor([[-1000]])
     assert timeless(answer(model, processor, chat(image()), settings)) == first
     assert dict(os.environ) == before and model.generation_config.to_dict() == generation
@@ -364,8 +370,8 @@ def test_votes_by_confidence_weigh(bundled, monkeypatch):
     heads; and a stop that thinks of heads. Weights here: 1, exp(-1), exp(-2)."""
     model, processor = bundled
     writes(model, processor, monkeypatch, "<answer>2</answer>", "<answer>3</answer>", "<answer>3</answer>")
-    assert answer(model, processor, chat(image()), AvisSettings(num_rollouts=3)).answer == "3"
-    result = answer(model, processor, chat(image()), AvisSettings(num_rollouts=3, vote="confidence"))
+    assert answer(model, processor, chat(image()), AvisConfig(num_rollouts=3)).answer == "3"
+    result = answer(model, processor, chat(image()), AvisConfig(num_rollouts=3, vote="confidence"))
     assert result.answer == "2"
     assert result.votes == pytest.approx({"2": 1.0, "3": np.exp(-1) + np.exp(-2)})
     assert [rollout.mean_logprob for rollout in result.rollouts] == [0.0, -1.0, -2.0]
@@ -380,17 +386,19 @@ def test_stops_and_waves_keep_the_winner(bundled, monkeypatch, vote):
     read = lambda text, finished: "34"[len(text) % 4 == 0] if finished else None  # noqa: E731
     monkeypatch.setattr(sys.modules["policy.answer"], "extract_answer", read)
     stopped = 0
-    settings = AvisSettings(num_rollouts=7, vote=vote, max_new_tokens=20, early_stop=False)
+    settings = AvisConfig(num_rollouts=7, vote=vote, max_new_tokens=20, vote_stop="off")
     whole = answer(*bundled, chat(image()), settings)
     assert len({rollout.tokens for rollout in whole.rollouts}) > 1, "want rollouts of several lengths"
     assert whole.stopped_rollouts == 0 and whole.new_tokens == sum(rollout.tokens for rollout in whole.rollouts)
-    for at_once in (None, 1, 3):
-        some = answer(*bundled, chat(image()), replace(settings, early_stop=True, rollouts_at_once=at_once))
-        assert normal_form(some.answer) == normal_form(whole.answer)
+    for rollout_batch_size in (None, 1, 3):
+        some = answer(
+            *bundled, chat(image()), replace(settings, vote_stop="decided", rollout_batch_size=rollout_batch_size)
+        )
+        assert vote_key(some.answer) == vote_key(whole.answer)
         assert some.new_tokens == sum(rollout.tokens for rollout in some.rollouts) <= whole.new_tokens
         assert some.stopped_rollouts == sum(rollout.stopped for rollout in some.rollouts)
         assert some.num_rollouts == len(some.rollouts) == 7
-        votes = {normal_form(rollout.answer): 0.0 for rollout in some.rollouts if rollout.answer}
+        votes = {vote_key(rollout.answer): 0.0 for rollout in some.rollouts if rollout.answer}
         for got, full in zip(some.rollouts, whole.rollouts, strict=True):
             if got.stopped:
                 assert (got.answer, got.finished) == (None, False)
@@ -398,7 +406,7 @@ def test_stops_and_waves_keep_the_winner(bundled, monkeypatch, vote):
                 continue
             assert (got.text, got.answer, got.tokens) == (full.text, full.answer, full.tokens)
             if got.answer:
-                votes[normal_form(got.answer)] += confidence(got.mean_logprob) if vote == "confidence" else 1
+                votes[vote_key(got.answer)] += confidence_weight(got.mean_logprob) if vote == "confidence" else 1
         assert some.votes == pytest.approx(votes)
         stopped += some.stopped_rollouts
     assert stopped > 0
@@ -407,9 +415,9 @@ def test_stops_and_waves_keep_the_winner(bundled, monkeypatch, vote):
 # ------------------------------------------------------------------------------------------------------- the policy
 
 
-def embeddings(bundled, messages, settings=AvisSettings(), **kdv):
+def embeddings(bundled, messages, settings=AvisConfig(), **kdv):
     """What a policy is shown: the items' embeddings, and the last hidden state."""
-    prefill = bundled[0].prefill(**prepare(bundled[1], messages, settings), **kdv)
+    prefill = bundled[0].prefill(**prepare_inputs(bundled[1], messages, settings), **kdv)
     return [visual.embeds for visual in prefill.visual_items], prefill.last_hidden_state
 
 
@@ -419,7 +427,7 @@ def test_the_policy_chooses_k_and_the_angle(bundled, tmp_path, default):
     out, K of the settings, and another angle than the one that it was fitted under."""
     policy = PolicyModel(write_policy(tmp_path / "p.pt", (3, 5), (1e-9,), default))
     messages = chat(image(drawn(280, 196)), image())
-    settings = AvisSettings(enable_kdv=True, num_rollouts=2, max_new_tokens=4)
+    settings = AvisConfig(enable_kdv=True, num_rollouts=2, max_new_tokens=4)
     result = answer(*bundled, messages, settings, policy=policy)
     expected = policy.predict(*embeddings(bundled, messages, enable_kdv=True, kdv_threshold=policy.tau))
     assert (result.p, result.bin, result.num_rollouts) == (expected.p, 1, 5) and len(result.rollouts) == 5
@@ -433,15 +441,15 @@ def test_the_policy_chooses_k_and_the_angle(bundled, tmp_path, default):
         own = answer(*bundled, messages, replace(settings, **fixed), policy=policy)
         assert own.items == answer(*bundled, messages, replace(settings, **fixed)).items
         assert own.num_rollouts == 5
-    whole = answer(*bundled, messages, AvisSettings(max_new_tokens=4), policy=policy)
+    whole = answer(*bundled, messages, AvisConfig(max_new_tokens=4), policy=policy)
     assert [item.rho for item in whole.items] == [0.0, 0.0] and whole.num_rollouts == 5
 
 
 def test_one_rollout_of_the_policy_is_greedy(bundled, tmp_path):
     """Guards against: K = 1 sampled once, at whatever temperature."""
     policy = PolicyModel(write_policy(tmp_path / "p.pt", (1,)))
-    wild = AvisSettings(num_rollouts=7, temperature=50.0, max_new_tokens=10)
-    greedy = answer(*bundled, chat(image()), AvisSettings(max_new_tokens=10))
+    wild = AvisConfig(num_rollouts=7, temperature=50.0, max_new_tokens=10)
+    greedy = answer(*bundled, chat(image()), AvisConfig(max_new_tokens=10))
     assert answer(*bundled, chat(image()), wild, policy=policy).text == greedy.text
 
 
@@ -450,23 +458,23 @@ def test_policies_of_other_backbones(bundled, tmp_path):
     warning where it fits."""
     wide = PolicyModel(write_policy(tmp_path / "wide.pt", width=10))
     with pytest.raises(ValueError, match="width 10"):
-        answer(*bundled, chat(image()), AvisSettings(max_new_tokens=1), policy=wide)
+        answer(*bundled, chat(image()), AvisConfig(max_new_tokens=1), policy=wide)
     other = PolicyModel(write_policy(tmp_path / "other.pt", fingerprint="a" * 64))
     with pytest.warns(UserWarning, match="other weights"):
-        answer(*bundled, chat(image()), AvisSettings(max_new_tokens=1), policy=other)
+        answer(*bundled, chat(image()), AvisConfig(max_new_tokens=1), policy=other)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         own = PolicyModel(write_policy(tmp_path / "own.pt"))
-        answer(*bundled, chat(image()), AvisSettings(max_new_tokens=1), policy=own)
+        answer(*bundled, chat(image()), AvisConfig(max_new_tokens=1), policy=own)
     with pytest.raises(ValueError, match="there are none") as error:
-        answer(*bundled, [{"role": "user", "content": QUESTION}], AvisSettings(max_new_tokens=1), policy=own)
+        answer(*bundled, [{"role": "user", "content": QUESTION}], AvisConfig(max_new_tokens=1), policy=own)
     one_line(error)
 
 
 # ------------------------------------------------------------------------------------------------------------ FLOPs
 
 
-@pytest.mark.parametrize("early", [{}, {"early_stop": True, "rollouts_at_once": 3}], ids=["all", "stopped"])
+@pytest.mark.parametrize("early", [{}, {"early_stop": True, "rollout_batch_size": 3}], ids=["all", "stopped"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_flops_equal_the_counter(attention, early, monkeypatch):
     """Guards against: a record that prices other grids, lengths or rollouts than those that ran. All that torch
@@ -474,13 +482,13 @@ def test_flops_equal_the_counter(attention, early, monkeypatch):
     as they ran."""
     if attention == "sdpa" and torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry:
         pytest.skip("this torch's counter has no formula for the SDPA kernel of the CPU")
-    model, processor = load(BUNDLED, device="cpu", attn_implementation=attention)
+    model, processor = load_model(BUNDLED, device="cpu", attn_implementation=attention)
     ends = model.generation_config.eos_token_id
     # With many tokens that end a rollout, wild rollouts end at different lengths.
     model.generation_config.eos_token_id = [*ends, *range(0, 400, 8)]
     messages = chat(video(), image(), image(drawn(196, 140)))
-    settings = AvisSettings(
-        enable_kdv=True, kdv_ratio=0.6, nframes=4, **WILD | {"num_rollouts": 5, "early_stop": False} | early
+    settings = AvisConfig(
+        enable_kdv=True, kdv_ratio=0.6, num_frames=4, **WILD | {"num_rollouts": 5, "early_stop": False} | early
     )
     monkeypatch.setattr(sys.modules["policy.answer"], "is_decided", lambda forms, *_: len(forms) >= 2)
     with FlopCounterMode(display=False) as counter:
@@ -494,9 +502,9 @@ def test_flops_equal_the_counter(attention, early, monkeypatch):
 def test_flops_relative_to_vanilla(bundled):
     """Guards against: vanilla itself not at 1, or the two accountings swapped: the tower is not pruned, so the total
     falls less than the language model's share."""
-    vanilla = answer(*bundled, chat(image()), AvisSettings(max_new_tokens=8)).flops
+    vanilla = answer(*bundled, chat(image()), AvisConfig(max_new_tokens=8)).flops
     assert vanilla["relative_llm"] == vanilla["relative_total"] == 1.0
-    pruned = answer(*bundled, chat(image()), AvisSettings(enable_kdv=True, max_new_tokens=8)).flops
+    pruned = answer(*bundled, chat(image()), AvisConfig(enable_kdv=True, max_new_tokens=8)).flops
     assert pruned["vision"] == vanilla["vision"] and pruned["prefill"] < vanilla["prefill"]
     assert pruned["relative_llm"] < pruned["relative_total"] < 1
 
@@ -505,7 +513,7 @@ def test_vanilla_is_as_long_as_rollouts_that_were_not_stopped(bundled, monkeypat
     """Guards against: vanilla priced with the lengths of rollouts that were broken off, or never begun."""
     model, processor = bundled
     monkeypatch.setattr(sys.modules["policy.answer"], "is_decided", lambda *_: True)
-    settings = AvisSettings(num_rollouts=3, rollouts_at_once=1, max_new_tokens=7, temperature=9.0)
+    settings = AvisConfig(num_rollouts=3, rollout_batch_size=1, max_new_tokens=7, temperature=9.0)
     result = answer(model, processor, chat(image(drawn(140, 140))), settings)
     assert [(rollout.tokens, rollout.stopped) for rollout in result.rollouts] == [(7, False), (0, True), (0, True)]
     alone = flops.cost(model.config, [(1, 10, 10)], result.prompt_tokens, result.prompt_tokens, [7])
@@ -517,7 +525,7 @@ def test_cache_bytes_of_one_rollout(bundled):
     """Guards against: the unpruned prompt's size, the prefill's own cache counted in, or values without keys."""
     model, _ = bundled
     text = model.config.text_config
-    result = answer(*bundled, chat(image()), AvisSettings(enable_kdv=True, max_new_tokens=6))
+    result = answer(*bundled, chat(image()), AvisConfig(enable_kdv=True, max_new_tokens=6))
     held = result.kept_tokens + result.rollouts[0].tokens - 1
     width = text.num_key_value_heads * text.hidden_size // text.num_attention_heads
     assert result.cache_bytes == 2 * text.num_hidden_layers * width * held * 4
@@ -536,7 +544,7 @@ def test_prompt_forms(bundled):
     usual = head.format("You are a helpful assistant.")
     parts = [image(drawn(140, 140))]
     assert decoded(processor, chat(*parts)) == f"{usual}{see}{QUESTION}\n{THINKING}{tail}"
-    direct = AvisSettings(thinking=False)
+    direct = AvisConfig(enable_thinking=False)
     assert decoded(processor, chat(*parts), direct) == f"{usual}{see}{QUESTION}\n{DIRECT}{tail}"
     system = [{"role": "system", "content": "Be brief."}]
     assert decoded(processor, system + chat(*parts)) == f"{head.format('Be brief.')}{see}{QUESTION}\n{THINKING}{tail}"
@@ -553,23 +561,23 @@ def test_answers_are_asked_for_in_the_models_own_form(bundled, monkeypatch):
     that does not win over the model's, and a system prompt put before the user's own."""
     _, processor = bundled
     question = [{"role": "user", "content": "How many?"}]
-    known = {profile.name: profile for profile in PROFILES}
+    known = {profile.name: profile for profile in ANSWER_FORMATS}
     boxed, own = known["vl-rethinker"], known["openvlthinker"]
-    assert f"How many?\n{boxed.thinking}<" in decoded(processor, question, AvisSettings(profile="vl-rethinker"))
-    direct = AvisSettings(profile="vl-rethinker", thinking=False)
+    assert f"How many?\n{boxed.thinking}<" in decoded(processor, question, AvisConfig(answer_format="vl-rethinker"))
+    direct = AvisConfig(answer_format="vl-rethinker", enable_thinking=False)
     assert f"How many?\n{boxed.direct}<" in decoded(processor, question, direct)
-    said = decoded(processor, question, AvisSettings(profile="openvlthinker"))
+    said = decoded(processor, question, AvisConfig(answer_format="openvlthinker"))
     assert said.startswith(f"<|im_start|>system\n{own.system}<") and said.count("system\n") == 1
     system = [{"role": "system", "content": "Be brief."}]
-    assert own.system not in decoded(processor, system + question, AvisSettings(profile="openvlthinker"))
+    assert own.system not in decoded(processor, system + question, AvisConfig(answer_format="openvlthinker"))
     monkeypatch.setattr(processor.tokenizer, "name_or_path", "TIGER-Lab/VL-Rethinker-7B")
     assert boxed.thinking in decoded(processor, question)
-    assert THINKING in decoded(processor, question, AvisSettings(profile="avis"))
+    assert THINKING in decoded(processor, question, AvisConfig(answer_format="avis"))
 
 
 def test_text_alone_is_answered(bundled):
     """Guards against: a query without pictures that fails, or reports items it has not."""
-    result = answer(*bundled, [{"role": "user", "content": QUESTION}], AvisSettings(enable_kdv=True, max_new_tokens=4))
+    result = answer(*bundled, [{"role": "user", "content": QUESTION}], AvisConfig(enable_kdv=True, max_new_tokens=4))
     assert result.items == () and result.flops["vision"] == 0 and result.kept_tokens == result.prompt_tokens
 
 
@@ -579,7 +587,7 @@ def test_messages_are_left_alone(bundled):
     picture = drawn(140, 140)
     messages = [{"role": "system", "content": "Be brief."}, *chat(image(picture), image(), video())]
     before, pixels = copy.deepcopy(messages[1]["content"][1:]), picture.tobytes()
-    prepare(processor, messages, AvisSettings(nframes=2))
+    prepare_inputs(processor, messages, AvisConfig(num_frames=2))
     assert messages[0] == {"role": "system", "content": "Be brief."}
     assert messages[1]["content"][1:] == before
     assert messages[1]["content"][0]["image"] is picture and picture.tobytes() == pixels
@@ -597,7 +605,7 @@ def test_messages_are_left_alone(bundled):
 def test_chats_without_a_question_are_refused(bundled, messages):
     """Guards against: an IndexError from deep inside for a chat in which nothing is asked."""
     with pytest.raises(ValueError) as error:
-        answer(*bundled, messages, AvisSettings(max_new_tokens=1))
+        answer(*bundled, messages, AvisConfig(max_new_tokens=1))
     one_line(error)
 
 
@@ -607,7 +615,7 @@ def test_placeholders_in_a_question_are_refused(bundled, word, parts):
     """Guards against: a question that names a placeholder token and takes an item's place: the picture's tokens
     would land in the sentence, or the processor runs out of items."""
     with pytest.raises(ValueError) as error:
-        answer(*bundled, chat(*parts, question=f"What is {word}?"), AvisSettings(max_new_tokens=1, nframes=2))
+        answer(*bundled, chat(*parts, question=f"What is {word}?"), AvisConfig(max_new_tokens=1, num_frames=2))
     one_line(error)
 
 
@@ -619,7 +627,7 @@ def test_pixel_bounds_change_the_tokens(bundled):
     _, processor = bundled
 
     def total(picture=None, **bounds) -> int:
-        inputs = prepare(processor, chat(image(picture or PICTURE)), AvisSettings(**bounds))
+        inputs = prepare_inputs(processor, chat(image(picture or PICTURE)), AvisConfig(**bounds))
         return int(inputs.image_grid_thw.prod()) // 4
 
     assert total() == 252
@@ -633,29 +641,29 @@ def test_pixel_bounds_change_the_tokens(bundled):
 
 
 def test_clips_are_sampled_as_asked(bundled):
-    """Guards against: `fps` and `nframes` that change nothing, and seconds per step that do not follow the frames
+    """Guards against: `fps` and `num_frames` that change nothing, and seconds per step that do not follow the frames
     taken (time positions would then be another clip's)."""
     _, processor = bundled  # the clip: 7 seconds, 12 frames each
 
     def sampled(**settings) -> tuple[int, float]:
-        inputs = prepare(processor, chat(video()), AvisSettings(**settings))
+        inputs = prepare_inputs(processor, chat(video()), AvisConfig(**settings))
         (grid,), (seconds,) = inputs.video_grid_thw.tolist(), inputs.second_per_grid_ts
         return grid[0], float(seconds)
 
     assert sampled() == (7, 1.0)  # Qwen's own: 2 frames a second
     assert sampled(fps=1.0) == (3, pytest.approx(7 / 3))  # of seven frames, an even number
     assert sampled(fps=6.0) == (21, pytest.approx(1 / 3))
-    assert sampled(nframes=4) == (2, 3.5)
-    assert sampled(nframes=12) == (6, pytest.approx(7 / 6))
+    assert sampled(num_frames=4) == (2, 3.5)
+    assert sampled(num_frames=12) == (6, pytest.approx(7 / 6))
 
 
 def test_frames_keep_to_the_pixel_bounds(bundled):
     """Guards against: one bound alone refused because it contradicts a default of the video reader, and frames within
-    the processor's own bounds (as `AvisSettings` says they count when none is given) resized all the same."""
+    the processor's own bounds (as `AvisConfig` says they count when none is given) resized all the same."""
     _, processor = bundled  # the clip's frames: 9 x 8 tokens
 
     def frame_tokens(**bounds) -> int:
-        inputs = prepare(processor, chat(video()), AvisSettings(nframes=2, **bounds))
+        inputs = prepare_inputs(processor, chat(video()), AvisConfig(num_frames=2, **bounds))
         return int(inputs.video_grid_thw[0, 1:].prod()) // 4
 
     assert frame_tokens(min_pixels=60 * 784, max_pixels=100 * 784) == 72
@@ -670,7 +678,7 @@ def test_two_clips_keep_their_own_rates(bundled, tmp_path):
     _, processor = bundled
     write_clip(tmp_path / "short.mp4", count=8, rate=8)
     messages = chat(video(), video(tmp_path / "short.mp4"))
-    inputs = prepare(processor, messages, AvisSettings(nframes=4))
+    inputs = prepare_inputs(processor, messages, AvisConfig(num_frames=4))
     assert inputs.video_grid_thw[:, 0].tolist() == [2, 2]
     assert [float(seconds) for seconds in inputs.second_per_grid_ts] == [3.5, 0.5]
 
@@ -737,7 +745,7 @@ def test_pictures_in_memory_are_read(bundled):
     """Guards against: a picture in memory treated otherwise than its file, opened lazily or not."""
     _, processor = bundled
     pictures = (PICTURE, str(PICTURE), Image.open(PICTURE), read_image(PICTURE))
-    inputs = [prepare(processor, chat(image(picture)), AvisSettings()) for picture in pictures]
+    inputs = [prepare_inputs(processor, chat(image(picture)), AvisConfig()) for picture in pictures]
     assert all(torch.equal(other.pixel_values, inputs[0].pixel_values) for other in inputs[1:])
 
 
@@ -807,13 +815,13 @@ def test_lists_of_frames_are_videos(bundled, tmp_path):
     for frame, picture in zip(shown, [*pictures, pictures[4]], strict=True):
         assert np.array_equal(frame.permute(1, 2, 0), np.asarray(picture))
     assert read_video(pictures[:1], BOUNDS)[0].shape[0] == 2
-    assert read_video(pictures * 20, BOUNDS, nframes=4, rate=25)[1] == 1.0
+    assert read_video(pictures * 20, BOUNDS, num_frames=4, rate=25)[1] == 1.0
     few, rate = read_video(pictures * 20, BOUNDS, rate=25)  # four seconds
     assert (len(few), rate) == (8, 2.0) and np.array_equal(few[0].permute(1, 2, 0), np.asarray(pictures[0]))
     part = {"type": "video", "video": pictures * 20, "fps": 25}
-    inputs = prepare(processor, chat(part), AvisSettings())
+    inputs = prepare_inputs(processor, chat(part), AvisConfig())
     assert (inputs.video_grid_thw[0, 0], float(inputs.second_per_grid_ts[0])) == (4, 1.0)
-    result = answer(*bundled, chat({"type": "video", "video": pictures}), AvisSettings(max_new_tokens=1))
+    result = answer(*bundled, chat({"type": "video", "video": pictures}), AvisConfig(max_new_tokens=1))
     assert [(item.kind, item.total) for item in result.items] == [("video", 3 * 25)]
 
 
@@ -871,7 +879,7 @@ def test_unreadable_videos_are_named(unreadable, name):
 def test_more_frames_than_there_are_is_told(bundled):
     """Guards against: the reason (the clip has 84 frames) hidden behind a fall-back reader's own error."""
     with pytest.raises(ValueError, match="84"):
-        read_video(CLIP, BOUNDS, nframes=1000)
+        read_video(CLIP, BOUNDS, num_frames=1000)
 
 
 @pytest.mark.parametrize("url", ["http://localhost/a.jpg", "https://localhost/a.mp4", "file:///a.jpg", "s3://a/b.jpg"])
@@ -884,7 +892,7 @@ def test_urls_are_refused(url):
 
 def test_slim_pictures_are_answered(bundled):
     """Guards against: a traceback or a refusal for a picture that is slimmer than the processor takes."""
-    result = answer(*bundled, chat(image(Image.new("RGB", (2000, 2)))), AvisSettings(max_new_tokens=1))
+    result = answer(*bundled, chat(image(Image.new("RGB", (2000, 2)))), AvisConfig(max_new_tokens=1))
     assert result.items[0].total >= 4
 
 
@@ -896,12 +904,12 @@ WRONG = [
     {"vote": None},
     {"profile": "r1"},
     {"profile": 1},
-    *[{"rollouts_at_once": value} for value in (0, -1, 2.0, 10**9)],
+    *[{"rollout_batch_size": value} for value in (0, -1, 2.0, 10**9)],
     {"kdv_ratio": 0.5},
     {"kdv_threshold": 0.5},
-    {"kdv_pruner": "random"},
+    {"pruner": "random"},
     {"enable_kdv": True, "kdv_ratio": 0.5, "kdv_threshold": 0.5},
-    {"enable_kdv": True, "kdv_pruner": "nothing"},
+    {"enable_kdv": True, "pruner": "nothing"},
     {"num_rollouts": 2.5},
     {"num_rollouts": True},
     {"seed": "1"},
@@ -916,9 +924,9 @@ WRONG = [
     *[{"seed": value} for value in (-1, 2**64)],
     *[{name: value} for name in ("min_pixels", "max_pixels") for value in (783, 0, -1)],
     {"min_pixels": 2000, "max_pixels": 1000},
-    {"fps": 1.0, "nframes": 4},
+    {"fps": 1.0, "num_frames": 4},
     *[{"fps": value} for value in (0.0, -1.0, NAN, INFINITY)],
-    *[{"nframes": value} for value in (1, 0, -2)],
+    *[{"num_frames": value} for value in (1, 0, -2)],
 ]
 
 
@@ -927,7 +935,7 @@ def test_settings_out_of_range_are_refused(wrong):
     """Guards against: an impossible setting that fails deep inside after a model was loaded, or quietly does
     something else."""
     with pytest.raises(ValueError) as error:
-        AvisSettings(**wrong)
+        AvisConfig(**wrong)
     one_line(error)
 
 
@@ -935,10 +943,10 @@ def test_settings_at_their_limits_are_taken(bundled):
     """Guards against: bounds that exclude what they name."""
     for fine in (
         {"enable_kdv": True, "kdv_ratio": 1.0, "num_rollouts": 2, "top_p": 1.0, "seed": 2**64 - 1},
-        {"enable_kdv": True, "kdv_ratio": 0.0, "kdv_pruner": "random", "seed": 2**63 - 1},
+        {"enable_kdv": True, "kdv_ratio": 0.0, "pruner": "random", "seed": 2**63 - 1},
         {"min_pixels": 784, "max_pixels": 784},
     ):
-        result = answer(*bundled, chat(image()), AvisSettings(max_new_tokens=1, **fine))
+        result = answer(*bundled, chat(image()), AvisConfig(max_new_tokens=1, **fine))
         assert len(result.rollouts) == fine.get("num_rollouts", 1)
 
 
@@ -946,23 +954,23 @@ def test_large_seeds_are_seeds_of_their_own():
     """Guards against: seeds that pass through a float on their way to the generator, where 2**63 and 2**63 + 1 are
     one, and 2**64 - 1 is 0."""
     seeds = [0, 2**53, 2**53 + 1, 2**63, 2**63 + 1, 2**64 - 1]
-    assert len({uniform(AvisSettings(seed=seed).seed, 0, 0, 0) for seed in seeds}) == len(seeds)
+    assert len({uniform(AvisConfig(seed=seed).seed, 0, 0, 0) for seed in seeds}) == len(seeds)
 
 
 @pytest.mark.parametrize("attention", ["auto", "eager"])
 def test_load_gives_a_model_ready_to_answer(attention):
     """Guards against: dropout left on, half precision on the CPU, or an attention other than the one asked for."""
-    model, _ = load(BUNDLED, device="cpu", attn_implementation=attention)
+    model, _ = load_model(BUNDLED, device="cpu", attn_implementation=attention)
     assert not model.training and model.dtype == torch.float32
     assert model.config._attn_implementation == {"auto": "sdpa"}.get(attention, attention)
-    assert load(str(BUNDLED), device="cpu", dtype="bfloat16")[0].dtype == torch.bfloat16
+    assert load_model(str(BUNDLED), device="cpu", dtype="bfloat16")[0].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("fits", [True, False])
 def test_auto_spreads_a_model_over_all_gpus(monkeypatch, fits):
     """Guards against: a model larger than one GPU that is put on the first, or one larger than all of them that is
     quietly run from the disk. There is no GPU here: where the layers would go is made up."""
-    assert load(BUNDLED, device="auto")[0].device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert load_model(BUNDLED, device="auto")[0].device.type == ("cuda" if torch.cuda.is_available() else "cpu")
     original, asked = Qwen2_5_VLForConditionalGeneration.from_pretrained, []
 
     def from_pretrained(path, device_map=None, **kwargs):
@@ -975,10 +983,10 @@ def test_auto_spreads_a_model_over_all_gpus(monkeypatch, fits):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(Qwen2_5_VLForConditionalGeneration, "from_pretrained", from_pretrained)
     if fits:
-        load(BUNDLED, device="auto")
+        load_model(BUNDLED, device="auto")
     else:
         with pytest.raises(MemoryError, match="smaller model"):
-            load(BUNDLED, device="auto")
+            load_model(BUNDLED, device="auto")
     assert asked == ["auto"]
 
 
@@ -994,7 +1002,7 @@ def test_incomplete_checkpoints_are_refused(copied):
     tensors = load_file(path)
     save_file({name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}, path, {"format": "pt"})
     with pytest.raises(ValueError) as error:
-        load(copied, device="cpu")
+        load_model(copied, device="cpu")
     assert "lm_head" in one_line(error)
 
 
@@ -1003,7 +1011,7 @@ def test_damaged_checkpoints_are_refused(copied):
     path = copied / "model.safetensors"
     path.write_bytes(path.read_bytes()[:100_000])
     with pytest.raises((ValueError, OSError)) as error:
-        load(copied, device="cpu")
+        load_model(copied, device="cpu")
     one_line(error)
 
 
@@ -1012,7 +1020,7 @@ def test_other_models_are_refused(copied):
     config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps(config | {"model_type": "qwen2_vl"}))
     with pytest.raises(ValueError) as error:
-        load(copied, device="cpu")
+        load_model(copied, device="cpu")
     assert "qwen2_vl" in one_line(error)
 
 
@@ -1020,5 +1028,5 @@ def test_other_models_are_refused(copied):
 def test_what_is_not_there_is_told(wrong):
     """Guards against: a library's many lines about a device or a kernel that is not there."""
     with pytest.raises(ValueError) as error:
-        load(BUNDLED, **wrong)
+        load_model(BUNDLED, **wrong)
     one_line(error)

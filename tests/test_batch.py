@@ -16,14 +16,16 @@ from PIL import Image, ImageDraw
 from policies import write_policy
 
 import demo
-from policy import AvisSettings, PolicyModel, answer
-from policy.answer import VisualMemory
-from policy.batch import Answers, Totals, read_questions, run
-from policy.kept import draw_kept
+from avis.batch import Answers, Totals, read_questions, run
+from avis.config import AvisConfig
+from avis.pipeline import answer
+from avis.session import VisionCache
+from avis.visualize import draw_kept
+from policy.policy_model import PolicyModel
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED, PICTURE, CLIP = ROOT / "models" / "garden-tiny", ROOT / "example.jpg", ROOT / "example.mp4"
-SETTINGS = AvisSettings(enable_kdv=True, num_rollouts=3)
+SETTINGS = AvisConfig(enable_kdv=True, num_rollouts=3)
 
 
 def questions_file(folder: Path, *lines) -> Path:
@@ -199,7 +201,7 @@ def test_answers_to_something_else_are_left_alone(tmp_path, change):
     if change == "order":
         source = questions_file(tmp_path, *asks(1, 0, 2))
     if change == "settings":
-        settings = AvisSettings(**asdict(SETTINGS) | {"seed": 7})
+        settings = AvisConfig(**asdict(SETTINGS) | {"seed": 7})
     if change == "weights":
         ask = lambda question: stand_in(question) | {"weights_sha256": "def"}  # noqa: E731
     if change == "policy":
@@ -285,10 +287,10 @@ def test_questions_about_one_picture_share_its_encoding(tmp_path, bundled, monke
     both, swapped = {"image": ["a.png", "b.png"]}, {"image": ["b.png", "a.png"]}
     shows = [a, a, b, a, a, both, both, swapped, clip, clip, clip | a]
     source = questions_file(tmp_path, *({**media, "prompt": f"Question {n}?"} for n, media in enumerate(shows)))
-    settings = AvisSettings(num_rollouts=3, max_new_tokens=6, temperature=9.0, nframes=4, **kdv)
+    settings = AvisConfig(num_rollouts=3, max_new_tokens=6, temperature=9.0, num_frames=4, **kdv)
     questions = read_questions(source)
     alone = [answer(model, processor, q.messages, settings, q.item).to_dict() for q in questions]
-    calls, memory = [], VisualMemory()
+    calls, memory = [], VisionCache()
     hook = model.visual.register_forward_hook(lambda *_: calls.append(1))
     try:
         with Answers(tmp_path / "answers.jsonl", questions, settings) as answers:
@@ -307,10 +309,10 @@ def test_memory_is_not_taken_up_where_it_does_not_fit(bundled):
     """Guards against: items encoded without keys pruned later, or those of another model shown to this one."""
     model, processor = bundled
     messages = [{"role": "user", "content": [{"type": "image", "image": drawn(1)}, {"type": "text", "text": "?"}]}]
-    memory = VisualMemory()
-    answer(model, processor, messages, AvisSettings(max_new_tokens=1), memory=memory)
-    kdv = AvisSettings(enable_kdv=True, max_new_tokens=1)
-    assert answer(model, processor, messages, kdv, memory=memory).items[0].kept == 35 // 4
+    memory = VisionCache()
+    answer(model, processor, messages, AvisConfig(max_new_tokens=1), vision_cache=memory)
+    kdv = AvisConfig(enable_kdv=True, max_new_tokens=1)
+    assert answer(model, processor, messages, kdv, vision_cache=memory).items[0].kept == 35 // 4
     assert memory.holds(model, memory.pixels, keys=True)
     assert not memory.holds(object(), memory.pixels, keys=True)
     assert not memory.holds(model, {}, keys=True)
@@ -330,7 +332,7 @@ def test_the_command_line_answers_a_file(tmp_path, monkeypatch, capfd, bundled):
     out, err = capfd.readouterr()
     good, bad = lines(tmp_path)
     messages = read_questions(source, "What?")[0].messages
-    settings = AvisSettings(enable_kdv=True, kdv_ratio=0.5, num_rollouts=2, max_new_tokens=3, seed=5)
+    settings = AvisConfig(enable_kdv=True, kdv_ratio=0.5, num_rollouts=2, max_new_tokens=3, seed=5)
     expected = answer(*bundled, messages, settings).to_dict()
     assert {name: good[name] for name in expected if name != "seconds"} == {
         name: value for name, value in expected.items() if name != "seconds"
@@ -366,7 +368,7 @@ def test_follow_ups_answer_a_file(tmp_path, monkeypatch, capfd, bundled):
     first, second, *errors = lines(tmp_path)
     assert all("error" in record for record in errors) and "earlier" not in second
     messages = read_questions(source)[0].messages
-    settings = AvisSettings(enable_kdv=True, num_rollouts=3, max_new_tokens=5, temperature=9.0)
+    settings = AvisConfig(enable_kdv=True, num_rollouts=3, max_new_tokens=5, temperature=9.0)
     assert (first["prompt"], len(first["earlier"])) == (three, 2)
     for number, record in enumerate([*first["earlier"], first]):
         expected = answer(model, processor, messages, settings).to_dict()
@@ -391,7 +393,7 @@ def test_a_policy_answers_a_file(tmp_path, monkeypatch, capfd, bundled):
     assert demo.main([*command, "--rollouts-at-once", "2"]) == 0
     out, err = capfd.readouterr()
     model = PolicyModel(policy)
-    settings = AvisSettings(enable_kdv=True, num_rollouts=5, rollouts_at_once=2, max_new_tokens=3)
+    settings = AvisConfig(enable_kdv=True, num_rollouts=5, rollout_batch_size=2, max_new_tokens=3)
     for question, record in zip(read_questions(source), lines(tmp_path), strict=True):
         expected = answer(*bundled, question.messages, settings, question.item, policy=model).to_dict()
         assert [record[name] for name in ("p", "bin", "num_rollouts", "items", "rho", "policy_sha256")] == [
@@ -406,11 +408,11 @@ def test_a_policy_answers_a_file(tmp_path, monkeypatch, capfd, bundled):
 # ------------------------------------------------------------------------------------------------- what was kept, drawn
 
 
-def shown(bundled, *parts, **settings) -> tuple[VisualMemory, np.ndarray]:
-    memory = VisualMemory()
+def shown(bundled, *parts, **settings) -> tuple[VisionCache, np.ndarray]:
+    memory = VisionCache()
     content = [*parts, {"type": "text", "text": "How many?"}]
-    settings = AvisSettings(enable_kdv=True, max_new_tokens=1, **settings)
-    answer(*bundled, [{"role": "user", "content": content}], settings, memory=memory)
+    settings = AvisConfig(enable_kdv=True, max_new_tokens=1, **settings)
+    answer(*bundled, [{"role": "user", "content": content}], settings, vision_cache=memory)
     return memory, np.asarray(draw_kept(memory, bundled[1])).astype(int)
 
 
@@ -449,17 +451,17 @@ def test_a_video_is_drawn_as_a_strip(bundled):
     memory, drawing = shown(bundled, {"type": "video", "video": str(CLIP)}, kdv_ratio=0.5)
     assert drawing.shape[1] == 7 * 224 + 6 * 12
     odd = [{"type": "image", "image": Image.new("RGB", size, "red")} for size in ((1, 1), (1200, 8))]
-    memory, whole = shown(bundled, *odd, {"type": "video", "video": str(CLIP)}, nframes=4)
+    memory, whole = shown(bundled, *odd, {"type": "video", "video": str(CLIP)}, num_frames=4)
     assert len(memory.items) == 3
     assert whole.shape[0] > drawing.shape[0] and whole.shape[1] <= 2 * 1500
 
 
 def test_pictures_that_were_not_pruned_are_not_drawn(bundled):
     """Guards against: a drawing in which all is kept, or a crash, for a query without KDV or without pictures."""
-    memory = VisualMemory()
+    memory = VisionCache()
     messages = [{"role": "user", "content": [{"type": "image", "image": drawn(1)}, {"type": "text", "text": "?"}]}]
-    answer(*bundled, messages, AvisSettings(max_new_tokens=1), memory=memory)
-    for nothing in (memory, VisualMemory()):
+    answer(*bundled, messages, AvisConfig(max_new_tokens=1), vision_cache=memory)
+    for nothing in (memory, VisionCache()):
         with pytest.raises(ValueError, match="nothing was pruned"):
             draw_kept(nothing, bundled[1])
 

@@ -19,10 +19,13 @@ from policies import write_policy
 from transformers.utils import is_flash_attn_2_available
 
 import demo
-from policy import AvisSettings, PolicyModel
-from policy.answer import RolloutReport, answer, prepare
-from policy.media import read_image
-from policy.prompts import DIRECT, THINKING
+from avis.config import AvisConfig
+from avis.images import read_image
+from avis.inputs import prepare_inputs
+from avis.outputs import RolloutOutput
+from avis.pipeline import answer
+from avis.prompts import DIRECT, THINKING
+from policy.policy_model import PolicyModel
 
 ROOT = Path(__file__).resolve().parents[1]
 KNOWS = "knows one world only"
@@ -73,7 +76,7 @@ def test_the_example_in_its_own_process(bundled, tmp_path):
     status, out, err = process(*flags, cwd=tmp_path)
     assert (status, err) == (0, "")
     said = fields(out)
-    expected = answer(*bundled, example_chat(), AvisSettings(enable_kdv=True, kdv_ratio=0.75, num_rollouts=5))
+    expected = answer(*bundled, example_chat(), AvisConfig(enable_kdv=True, kdv_ratio=0.75, num_rollouts=5))
     assert said["answer"] == str(expected.answer) and out.splitlines()[-1].startswith("answer ")
     assert said["model"] == str(demo.BUNDLED) and said["mode"] == "KDV + rollouts"
     assert "kept 63 of 252" in said["image"] and "rho = 0.75" in said["image"]
@@ -154,7 +157,7 @@ def test_the_example_is_answered_rightly(bundled, mode):
     """Guards against: shipped weights, or a change anywhere on the way, with which the first thing a user sees is
     wrong. Of the shipped weights alone: two rabbits wear glasses, found with at least 4 of 5 sampling seeds."""
     seeds = range(5) if mode.get("num_rollouts", 1) > 1 else range(1)
-    said = [answer(*bundled, example_chat(), AvisSettings(**mode, seed=seed)).answer for seed in seeds]
+    said = [answer(*bundled, example_chat(), AvisConfig(**mode, seed=seed)).answer for seed in seeds]
     assert said.count("2") >= 0.8 * len(said), said
 
 
@@ -168,7 +171,7 @@ def asked(monkeypatch):
 
     def watched(model, processor, messages, settings, **rest):
         seen.update(messages=messages, settings=settings)
-        inputs = prepare(processor, messages, settings)
+        inputs = prepare_inputs(processor, messages, settings)
         seen["prompt"] = processor.tokenizer.decode(inputs.input_ids[0])
         return answer(model, processor, messages, settings, **rest)
 
@@ -182,7 +185,7 @@ def test_every_flag_reaches_its_setting():
     flags = {
         "--kdv-ratio": ("kdv_ratio", 0.4),
         "--num-rollouts": ("num_rollouts", 3),
-        "--rollouts-at-once": ("rollouts_at_once", 2),
+        "--rollouts-at-once": ("rollout_batch_size", 2),
         "--vote": ("vote", "confidence"),
         "--max-new-tokens": ("max_new_tokens", 17),
         "--temperature": ("temperature", 0.9),
@@ -195,17 +198,17 @@ def test_every_flag_reaches_its_setting():
     arguments = ["--enable-kdv", "--no-enable-thinking"]
     for flag, (_, value) in flags.items():
         arguments += [flag, str(value)]
-    expected = AvisSettings(enable_kdv=True, thinking=False, **dict(flags.values()))
+    expected = AvisConfig(enable_kdv=True, enable_thinking=False, **dict(flags.values()))
     assert demo.settings_of(demo.parse(arguments)) == expected
     other = demo.settings_of(demo.parse(["--enable-kdv", "--kdv-threshold", "0.7", "--nframe", "6", "--no-early-stop"]))
-    assert other == AvisSettings(enable_kdv=True, kdv_threshold=0.7, nframes=6, early_stop=False)
+    assert other == AvisConfig(enable_kdv=True, kdv_threshold=0.7, num_frames=6, vote_stop="off")
 
 
 def test_defaults_are_the_designs(bundled):
     """Guards against: another default than the one that is documented."""
     args = demo.parse([])
-    assert demo.settings_of(args) == AvisSettings(
-        num_rollouts=1, thinking=True, max_new_tokens=2048, temperature=0.7, top_p=0.9, seed=0
+    assert demo.settings_of(args) == AvisConfig(
+        num_rollouts=1, enable_thinking=True, max_new_tokens=2048, temperature=0.7, top_p=0.9, seed=0
     )
     assert (args.prompt, args.media) == ("How many wooden rabbits are wearing glasses?", [("image", demo.EXAMPLE)])
     assert (args.attn_implementation, args.dtype, args.device) == ("auto", "auto", None)
@@ -250,9 +253,7 @@ def test_full_avis(run, bundled, tmp_path, monkeypatch):
     and a report without p, K and the angle's share."""
     path = write_policy(tmp_path / "p.pt", (3, 5), (1e-9,))
     monkeypatch.setattr(demo, "POLICY", path)
-    expected = answer(
-        *bundled, example_chat(), AvisSettings(enable_kdv=True, max_new_tokens=6), policy=PolicyModel(path)
-    )
+    expected = answer(*bundled, example_chat(), AvisConfig(enable_kdv=True, max_new_tokens=6), policy=PolicyModel(path))
     flags = ("--enable-kdv", "--enable-policy", "--max-new-tokens", 6)
     for more in ([], ["--policy-path", path]):
         status, out, err = run(*flags, *more, "--explain")
@@ -316,7 +317,7 @@ def test_json_is_the_whole_record(run, bundled):
     status, out, err = run(*flags, "--device", "cpu", "--json")
     assert (status, err) == (0, "")
     got = record(out)
-    settings = AvisSettings(enable_kdv=True, kdv_ratio=0.6, num_rollouts=3, seed=4, max_new_tokens=20)
+    settings = AvisConfig(enable_kdv=True, kdv_ratio=0.6, num_rollouts=3, seed=4, max_new_tokens=20)
     expected = json.loads(json.dumps(answer(*bundled, example_chat(), settings).to_dict()))
     assert got.pop("seconds").keys() == expected.pop("seconds").keys()
     assert got == expected
@@ -351,10 +352,10 @@ def test_the_note_is_for_other_pictures(run, picture, tmp_path, monkeypatch):
 def test_explain_prints_the_votes(run, monkeypatch):
     """Guards against: a table in which votes, answers or rollouts do not belong together, and abstentions are left
     out."""
-    rollouts = [RolloutReport("", said, 9, True) for said in ("3", None, "two", "Two", "Stopped", "2.")]
-    rollouts.append(RolloutReport("", None, 4, False, stopped=True))
+    rollouts = [RolloutOutput("", said, 9, True) for said in ("3", None, "two", "Two", "Stopped", "2.")]
+    rollouts.append(RolloutOutput("", None, 4, False, stopped=True))
     votes = {"3": 1, "2": 3, "stopped": 1}
-    result = SimpleNamespace(p=None, num_rollouts=7, rollouts=rollouts, votes=votes, settings=AvisSettings())
+    result = SimpleNamespace(p=None, num_rollouts=7, rollouts=rollouts, votes=votes, settings=AvisConfig())
 
     def table() -> tuple[str, list[list[str]]]:
         first, *rows = demo.explanation(result).splitlines()
@@ -364,7 +365,7 @@ def test_explain_prints_the_votes(run, monkeypatch):
     rows += [["1", "abstained", "2"], ["1", "stopped", "7"]]
     assert table() == ("K = 7", rows)
     weights = {"3": 2.5, "2": 1.25, "stopped": 0.5}
-    vars(result).update(p=0.734, bin=2, votes=weights, settings=AvisSettings(vote="confidence"))
+    vars(result).update(p=0.734, bin=2, votes=weights, settings=AvisConfig(vote="confidence"))
     rows = [["votes", "weight", "answer", "rollouts"], ["1", "2.500", "3", "1"], ["3", "1.250", "2", "3, 4, 6"]]
     assert table()[0] == "p = 0.73, bin 2, K = 7" and table()[1][:3] == rows
     plain, explained = (run("--num-rollouts", 3, "--max-new-tokens", 2, *more) for more in ([], ["--explain"]))

@@ -262,10 +262,10 @@ def test_commands_are_found():
 @pytest.mark.parametrize(
     "line",
     [
-        "python -m garden.make --splits test --out x",
+        "python -m avis.garden.make --splits test --out x",
         "python demo.py --kdv-ration 0.75",
-        "python -m garden.train --preset huge --out x",
-        "python -m garden.nothing",
+        "python -m avis.garden.train --preset huge --out x",
+        "python -m avis.garden.nothing",
     ],
 )
 def test_wrong_commands_are_noticed(line, monkeypatch):

@@ -20,14 +20,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from avis.evaluation.tasks import load_source
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from scipy.stats import binomtest
 from transformers import Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl import flops
 
-from evaluation import figures, run, tables
-from evaluation.score import (
+from avis.config import AvisConfig
+from avis.evaluation import figures, run, tables
+from avis.evaluation.score import (
     Results,
     Row,
     difference,
@@ -39,11 +41,11 @@ from evaluation.score import (
     stopping_length,
     wilson,
 )
-from evaluation.tasks import load_source
-from garden.make import make
-from policy.answer import AvisSettings, answer, weights_sha256
+from avis.garden.make import make
+from avis.pipeline import answer
+from avis.provenance import weights_sha256
+from avis.voting import confidence_weight, majority_vote
 from policy.policy_model import CHOICES, Checkpoint, Network, Rule
-from policy.vote import confidence, majority_vote
 
 ROOT = Path(__file__).resolve().parents[1]
 # Those with `data` are of VLMEvalKit's sets, for its launcher.
@@ -124,7 +126,7 @@ def made_up(rows: list[dict], count: int = 40, seeds: int = 1, seed: int = 0, **
         "backend": {"device": "cpu", "dtype": "float32", "attention": "sdpa", "threads": 1},
         "text_config": SHAPE,
     }
-    return Results(base | config, {"command": "python -m evaluation.run .."}, items)
+    return Results(base | config, {"command": "python -m avis.evaluation.run .."}, items)
 
 
 def runs_name(rows: list[dict], name: str) -> str:
@@ -338,7 +340,7 @@ def test_recipes_name_known_settings(path):
     policy = type("Policy", (), {"rho": 0.5, "tau": 0.8})()
     for one in run.runs_of(recipe.rows):
         if one.row.pruner != "downsample":
-            one.settings(AvisSettings(**recipe.settings), policy)
+            one.settings(AvisConfig(**recipe.settings), policy)
     asked = "vanilla|VRS K=3|VRS K=5|VRS K=7|KDV rho=0.75|KDV rho=0.75, K=5|AVIS|AVIS, K permuted"
     shown = {"dev": set(asked.split("|")), "garden": {"AVIS", "VRS K=5", "KDV rho=0.75", "AVIS, K permuted"}}
     assert shown.get(recipe.name, set()) <= {row.name for row in recipe.rows}
@@ -468,10 +470,10 @@ def whole(bench) -> Path:
 
 def test_records_are_what_answer_says(whole, bundled, tmp_path):
     """Guards against: rollouts, tokens or costs that differ from those of `answer()` with the same settings."""
-    results, settings = read(whole), AvisSettings(max_new_tokens=10, early_stop=False)
+    results, settings = read(whole), AvisConfig(max_new_tokens=10, vote_stop="off")
     model, processor = bundled
-    pruned = AvisSettings(max_new_tokens=10, early_stop=False, enable_kdv=True, kdv_ratio=0.75)
-    sampled = AvisSettings(max_new_tokens=10, early_stop=False, num_rollouts=3)
+    pruned = AvisConfig(max_new_tokens=10, vote_stop="off", enable_kdv=True, kdv_ratio=0.75)
+    sampled = AvisConfig(max_new_tokens=10, vote_stop="off", num_rollouts=3)
     for name, one in (("vanilla", settings), ("KDV rho=0.75", pruned), ("VRS K=3", sampled)):
         outcome, vanilla = results.outcome(name), results.outcome("vanilla")
         for index in (0, ITEMS - 1):
@@ -482,7 +484,7 @@ def test_records_are_what_answer_says(whole, bundled, tmp_path):
             assert record["answers"][drawn] == [rollout.answer for rollout in said.rollouts]
             assert record["tokens"][drawn] == [rollout.tokens for rollout in said.rollouts]
             assert record["kept"] == [part.kept for part in said.items]
-            weights = [round(confidence(rollout.mean_logprob), 4) for rollout in said.rollouts]
+            weights = [round(confidence_weight(rollout.mean_logprob), 4) for rollout in said.rollouts]
             assert record["confidence"][drawn] == weights and 0 < min(weights) <= max(weights) < 1
             assert (
                 outcome.decode[0, index] == said.flops["decode"] and outcome.prefill[0, index] == said.flops["prefill"]
@@ -765,7 +767,7 @@ def repository(root: Path) -> Path:
     rows = [one | {"faster_than_vanilla": 1.25, "ci95": [1.1, 1.4]} for one in speed.values()]
     config = {"geometry": "mid", "parameters": 2e8, "hardware": "a CPU", "threads": 2, "device": "cpu", "seed": 0}
     config |= {"dtype": "float32", "attention": "sdpa", "visual_tokens": [256], "new_tokens": 64}
-    document = {"command": "python -m evaluation.speed", "config": config | {"versions": {"torch": "2.15"}}}
+    document = {"command": "python -m avis.evaluation.speed", "config": config | {"versions": {"torch": "2.15"}}}
     pairs = {"latency": {"pairs": 100, "k_mix": {"1": 0.5, "7": 0.5}, "rows": rows}}
     (results / "speed").mkdir()
     (results / "speed" / "pairs.json").write_text(json.dumps(document | {"points": []} | pairs))

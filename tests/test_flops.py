@@ -33,7 +33,7 @@ from transformers.models.qwen2_5_vl.flops import (
     prefill_flops,
     relative,
     vanilla_cost,
-    vision_tower_flops,
+    vision_encoder_flops,
 )
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
@@ -129,7 +129,7 @@ def test_vision_tower_equals_the_counter(model, attention, grids):
     images; a full-attention index priced although no such block exists; no patch embedding or merger."""
     pixels = torch.randn(sum(t * h * w for t, h, w in grids), tiny.PATCH_VALUES)
     expected, _ = counted(lambda: model.model.visual(pixels, grid_thw=torch.tensor(grids)))
-    assert vision_tower_flops(model.config.vision_config, grids) == expected
+    assert vision_encoder_flops(model.config.vision_config, grids) == expected
 
 
 @pytest.mark.parametrize("length", [1, 2, 33])
@@ -227,17 +227,17 @@ def test_windows_are_those_of_the_model(grids, side, slack):
     _, edges = Qwen2_5_VisionTransformerPretrainedModel(windowed).get_window_index(torch.tensor(grids))
     window_pairs = sum((end - start) ** 2 for start, end in pairwise(edges))
     full_pairs = sum(t * (h * w) ** 2 for t, h, w in grids)
-    difference = vision_tower_flops(full, grids) - vision_tower_flops(windowed, grids)
+    difference = vision_encoder_flops(full, grids) - vision_encoder_flops(windowed, grids)
     assert difference == 4 * windowed.hidden_size * (full_pairs - window_pairs)
 
 
 @given(first=st.lists(grid, max_size=3), second=st.lists(grid, max_size=3))
 def test_vision_cost_adds_over_items_and_frames(first, second):
     """Guards against: items or frames that attend to each other in the price; they never do in the tower."""
-    together = vision_tower_flops(VISION, first + second)
-    assert together == vision_tower_flops(VISION, first) + vision_tower_flops(VISION, second)
+    together = vision_encoder_flops(VISION, first + second)
+    assert together == vision_encoder_flops(VISION, first) + vision_encoder_flops(VISION, second)
     frames = [(1, h, w) for t, h, w in first + second for _ in range(t)]
-    assert together == vision_tower_flops(VISION, frames)
+    assert together == vision_encoder_flops(VISION, frames)
 
 
 @given(prefix=st.integers(1, 400), new_tokens=st.integers(0, 60))
@@ -253,7 +253,9 @@ def test_every_stage_grows(length, more):
     assert prefill_flops(TEXT, length + more) > prefill_flops(TEXT, length)
     assert decode_flops(TEXT, length + more, 10) > decode_flops(TEXT, length, 10)
     assert decode_flops(TEXT, 50, length + more) > decode_flops(TEXT, 50, length)
-    assert vision_tower_flops(VISION, [(1, 4, 2 * (length + more))]) > vision_tower_flops(VISION, [(1, 4, 2 * length)])
+    assert vision_encoder_flops(VISION, [(1, 4, 2 * (length + more))]) > vision_encoder_flops(
+        VISION, [(1, 4, 2 * length)]
+    )
 
 
 @given(lengths=st.lists(st.integers(1, 200), min_size=1, max_size=7), kept=st.integers(20, 35))
@@ -275,7 +277,7 @@ def test_pruning_shortens_prefill_and_every_decode():
     grids = [(1, 20, 20)]
     pruned = cost(CONFIG, grids, prompt_length=120, kept_length=45, rollout_lengths=[7, 9])
     assert pruned == Cost(
-        vision=vision_tower_flops(VISION, grids),
+        vision=vision_encoder_flops(VISION, grids),
         prefill=prefill_flops(TEXT, 45),
         decode=decode_flops(TEXT, 45, 7) + decode_flops(TEXT, 45, 9),
     )
@@ -320,8 +322,8 @@ def test_mean_length_rounds_halves_up():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: vision_tower_flops(VISION, [(1, 3, 4)]), "multiples of 2"),
-        (lambda: vision_tower_flops(VISION, [(0, 4, 4)]), "positive"),
+        (lambda: vision_encoder_flops(VISION, [(1, 3, 4)]), "multiples of 2"),
+        (lambda: vision_encoder_flops(VISION, [(0, 4, 4)]), "positive"),
         (lambda: prefill_flops(TEXT, 0), "at least 1"),
         (lambda: prefill_flops(TEXT, 4, logits=5), "between 0 and"),
         (lambda: decode_flops(TEXT, 0, 4), "at least 1"),

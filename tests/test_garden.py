@@ -32,12 +32,14 @@ from transformers import (
 )
 from transformers.models.qwen2_5_vl.flops import decode_flops, prefill_flops
 
-import garden.train
-from garden.model import SPECIAL, TAGS, VOCABULARY, new_config, new_model, new_processor
-from garden.render import render
-from garden.scenes import CLASSES, LABELS, SPLITS, TOKEN, dense_labels, rng_for
-from garden.tasks import SPLIT_SIZES, TASKS, item_for, make_item
-from garden.train import (
+import avis.garden.train
+from avis.answers import extract_answer
+from avis.config import AvisConfig
+from avis.garden.model import SPECIAL, TAGS, VOCABULARY, new_config, new_model, new_processor
+from avis.garden.render import render
+from avis.garden.scenes import CLASSES, LABELS, SPLITS, TOKEN, dense_labels, rng_for
+from avis.garden.tasks import SPLIT_SIZES, TASKS, item_for, make_item
+from avis.garden.train import (
     PRESETS,
     SMALL,
     Batches,
@@ -49,9 +51,8 @@ from garden.train import (
     one_hot,
     patchify,
 )
-from policy.answer import AvisSettings, prepare
-from policy.prompts import DIRECT, THINKING, profile_for, with_instruction
-from policy.vote import extract_answer
+from avis.inputs import prepare_inputs
+from avis.prompts import DIRECT, THINKING, answer_format_for, with_instruction
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = ROOT / "models" / "garden-tiny"
@@ -260,7 +261,7 @@ MINI = Stage("speak", 9, 3, TINY, (0.4, 0.3, 0.3), EASY, 3, 4e-4, 1.5e-3, 0.3)
 @pytest.fixture(autouse=True)
 def small_clips(monkeypatch):
     """Pairs and clips are drawn at sizes of training's own: here they are tiny."""
-    monkeypatch.setattr(garden.train, "SMALL", TINY)
+    monkeypatch.setattr(avis.garden.train, "SMALL", TINY)
 
 
 def assert_same_pack(got: Pack, want: Pack):
@@ -334,9 +335,9 @@ def trainer_of(monkeypatch, processor, tmp_path):
     see = Stage("see", 10, 2, TINY, (1.0, 0.0, 0.0), EASY, 1, 1.5e-3, 0.0, 1.0, decay=0.3, floor=0.3)
     speak = Stage("speak", 10, 2, TINY, (0.6, 0.2, 0.2), EASY, 2, 4e-4, 1.5e-3, 0.3, decay=0.9)
     monkeypatch.setitem(PRESETS, "mini", (see, speak))
-    monkeypatch.setattr(garden.train, "new_processor", lambda: processor)
+    monkeypatch.setattr(avis.garden.train, "new_processor", lambda: processor)
     ticks = iter(range(0, 10**9, 50))
-    monkeypatch.setattr(garden.train, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(avis.garden.train, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
 
     def make(run: str, seed: int = 0, killed_at: int | None = None, start: Path | None = None) -> Trainer:
         folder = tmp_path / run
@@ -531,11 +532,11 @@ def test_conclusions_count_as_much_as_the_stage_says(trainer_of, monkeypatch):
 def test_a_stage_may_ask_for_answers_in_a_box():
     """Guards against: another backbone that is trained on the first one's form of answers, or asked in other words than
     its profile's at inference; and a box that the vote does not read."""
-    profile = profile_for("", "vl-rethinker")
+    profile = answer_format_for("", "vl-rethinker")
     stage = replace(PRESETS["boxed"][0], questions=12)
     pack = make_pack(np.random.default_rng(1), stage, "image", (6, 6))
     assert {prompt.rpartition("\n")[2] for prompt, _ in pack.asked} == {profile.thinking, profile.direct}
-    plain = make_pack(np.random.default_rng(1), replace(stage, profile="avis"), "image", (6, 6))
+    plain = make_pack(np.random.default_rng(1), replace(stage, answer_format="avis"), "image", (6, 6))
     for (_, boxed), (_, tagged) in zip(pack.asked, plain.asked, strict=True):
         assert boxed.endswith("}") and "<answer>" not in boxed
         assert extract_answer(boxed) == extract_answer(tagged)
@@ -562,7 +563,9 @@ def test_training_prompts_are_those_of_inference(trainer_of):
         dense = [dense_labels(scene) for scene in item.scenes]
         rows = trainer.encoder.rows([Pack(pictures, dense, item.medium, [(prompt, item.response(thinking))])])
         shown = [{"type": "image", "image": Image.fromarray(picture[0])} for picture in pictures]
-        inputs = prepare(trainer.processor, [user(*shown, text(item.question))], AvisSettings(thinking=thinking))
+        inputs = prepare_inputs(
+            trainer.processor, [user(*shown, text(item.question))], AvisConfig(enable_thinking=thinking)
+        )
         ids, learn = rows["ids"][0], rows["learn"][0]
         assert ids[~learn].tolist() == inputs.input_ids[0].tolist()
         assert trainer.tokenizer.decode(ids[learn]) == item.response(thinking) + "<|im_end|>"
@@ -763,7 +766,7 @@ def test_rates_follow_the_schedule(trainer_of):
 def test_a_step_of_the_gpu_preset_runs_in_bfloat16(processor, monkeypatch, tmp_path, medium):
     """Guards against: under autocast the vision tower gives bfloat16 and the embeddings are float32; putting the one
     into the other failed at the first batch of the language stage."""
-    monkeypatch.setattr(garden.train, "new_processor", lambda: processor)
+    monkeypatch.setattr(avis.garden.train, "new_processor", lambda: processor)
     trainer = Trainer("gpu", 0, "cpu", tmp_path)
     trainer.palette.data.normal_()  # an earlier stage has fitted it
     stage = replace(PRESETS["gpu"][-2], questions=2, levels=EASY)
@@ -787,7 +790,7 @@ def test_presets_can_be_drawn():
             assert stage.pictures >= 100 * stage.batch and stage.questions >= 1
             assert all(4 <= side <= 28 for size in stage.sizes for side in size)
     # The last stage is made of what is asked for in the end: full size, every level.
-    assert all(stages[-1].sizes == garden.train.FULL and min(stages[-1].levels) > 0 for stages in PRESETS.values())
+    assert all(stages[-1].sizes == avis.garden.train.FULL and min(stages[-1].levels) > 0 for stages in PRESETS.values())
     assert len(SMALL) > 3
 
 
@@ -866,7 +869,7 @@ def test_export_is_an_ordinary_checkpoint(trainer_of, tmp_path):
     assert all(torch.equal(loaded[name], value) for name, value in trainer.model.state_dict().items())
     processor = AutoProcessor.from_pretrained(tmp_path / "model")
     picture = render(make_item(rng_for("dev", 902), "count", 1, size=(5, 6)).scenes[0])
-    inputs = prepare(processor, [user({"type": "image", "image": picture}, text("?"))], AvisSettings())
+    inputs = prepare_inputs(processor, [user({"type": "image", "image": picture}, text("?"))], AvisConfig())
     with torch.no_grad():
         theirs, ours = model(**inputs).logits, trainer.model.eval()(**inputs).logits
     torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
@@ -882,7 +885,7 @@ def test_one_command_trains_and_exports(trainer_of, monkeypatch, tmp_path, capsy
 
     def command(*more: str) -> str:
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *more])
-        garden.train.main()
+        avis.garden.train.main()
         return capsys.readouterr().out
 
     assert "paused" in command("--minutes", "1")

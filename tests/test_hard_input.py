@@ -33,11 +33,16 @@ from PIL import Image
 from policies import write_policy
 
 import demo
-from policy import AvisSettings, extract_answer, majority_vote
-from policy.answer import load, prepare, read_video, weights_sha256
-from policy.batch import parse_question
-from policy.media import frames, open_clip, read_image, sample_indices
-from policy.prompts import check_text
+from avis.answers import extract_answer
+from avis.batch import parse_question
+from avis.config import AvisConfig
+from avis.images import read_image
+from avis.inputs import prepare_inputs, read_video
+from avis.loading import load_model
+from avis.prompts import check_text
+from avis.provenance import weights_sha256
+from avis.video import decode_frames, open_video, sample_frame_indices
+from avis.voting import majority_vote
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED, PICTURE, CLIP = ROOT / "models" / "garden-tiny", ROOT / "example.jpg", ROOT / "example.mp4"
@@ -202,12 +207,12 @@ REFUSED = {
     "video: no frames": (lambda d: video(frameless(d / "none.mkv")), "none.mkv"),
     "video: pixels lost": (lambda d: video(cut(write_clip(d / "lost.mkv", 9), 0.2)), "lost.mkv"),
     "video: more frames than it has": (lambda d: video(CLIP, "--nframe", 1000), "84 frames"),
-    "--fps and --nframe": (lambda d: video(CLIP, "--fps", 1, "--nframe", 4), "fps and nframes"),
+    "--fps and --nframe": (lambda d: video(CLIP, "--fps", 1, "--nframe", 4), "fps and num_frames"),
     "--fps 0": (lambda d: video(CLIP, "--fps", 0), "fps"),
     "--fps nan": (lambda d: video(CLIP, "--fps", "nan"), "fps"),
     "--fps inf": (lambda d: video(CLIP, "--fps", "inf"), "fps"),
-    "--nframe 1": (lambda d: video(CLIP, "--nframe", 1), "nframes"),
-    "--nframe 1e9": (lambda d: video(CLIP, "--nframe", 10**9), "nframes"),
+    "--nframe 1": (lambda d: video(CLIP, "--nframe", 1), "num_frames"),
+    "--nframe 1e9": (lambda d: video(CLIP, "--nframe", 10**9), "num_frames"),
     "--num-rollouts 1e9": (lambda d: ["--num-rollouts", 10**9], "num_rollouts"),
     "--max-new-tokens 1e9": (lambda d: ["--max-new-tokens", 10**9], "max_new_tokens"),
     "--min-pixels 1e12": (lambda d: ["--min-pixels", 10**12], "min_pixels"),
@@ -279,8 +284,8 @@ REFUSED = {
         "cut off",
     ),
     "--policy-path alone": (lambda d: ["--policy-path", written(d / "p.pt", b"p")], "--enable-policy"),
-    "--rollouts-at-once 0": (lambda d: ["--rollouts-at-once", 0], "rollouts_at_once"),
-    "--rollouts-at-once 1e9": (lambda d: ["--rollouts-at-once", 10**9], "rollouts_at_once"),
+    "--rollouts-at-once 0": (lambda d: ["--rollouts-at-once", 0], "rollout_batch_size"),
+    "--rollouts-at-once 1e9": (lambda d: ["--rollouts-at-once", 10**9], "rollout_batch_size"),
     "--vote": (lambda d: ["--vote", "plurality"], "--vote"),
     "--save-kept without KDV": (lambda d: ["--save-kept", d / "kept.png"], "--enable-kdv"),
     "--save-kept nowhere": (lambda d: ["--enable-kdv", "--save-kept", d / "none" / "kept.png"], "kept.png"),
@@ -365,11 +370,11 @@ def test_refusals_import_no_torch(row, tmp_path):
 
 
 def test_package_imports_without_torch():
-    """Guards against: `from policy import AvisSettings` that takes seconds; and the function `policy.answer` replaced
+    """Guards against: `from policy import AvisConfig` that takes seconds; and the function `policy.answer` replaced
     by the module of that name, in whichever order they are imported."""
     program = (
         "import sys\n"
-        "from policy import AvisSettings, extract_answer, majority_vote\n"
+        "from policy import AvisConfig, extract_answer, majority_vote\n"
         "assert 'torch' not in sys.modules\n"
         "from policy.answer import load\n"
         "from policy import Answer, PolicyModel, answer\n"
@@ -498,16 +503,16 @@ def test_fetched_models_need_no_hub(hub, tmp_path):
     shutil.copytree(BUNDLED, snapshot, copy_function=os.symlink)
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("abc")
-    model, processor = load(NAME, device="cpu")
+    model, processor = load_model(NAME, device="cpu")
     said = processor.tokenizer.decode(
-        prepare(processor, [{"role": "user", "content": "?"}], AvisSettings()).input_ids[0]
+        prepare_inputs(processor, [{"role": "user", "content": "?"}], AvisConfig()).input_ids[0]
     )
     assert "boxed" in said
     assert weights_sha256(model.config._name_or_path) == weights_sha256(NAME) == weights_sha256(str(BUNDLED))
     for lost in ("tokenizer.json", "model.safetensors"):
         (snapshot / lost).unlink()
         with pytest.raises(OSError, match="not on this disk"):
-            load(NAME, device="cpu")
+            load_model(NAME, device="cpu")
 
 
 # ----------------------------------------------------------------------------------------------- valid if odd: answered
@@ -603,17 +608,17 @@ def near(picture: Image.Image, number: int) -> bool:
 def test_sampled_frames_are_the_ones_asked_for(tmp_path, suffix):
     """Guards against: a seek that lands on the keyframe before or after, frames counted from another start, and files
     without times in them."""
-    clip = open_clip(write_clip(tmp_path / f"a.{suffix}", 60, keys=7))
+    clip = open_video(write_clip(tmp_path / f"a.{suffix}", 60, keys=7))
     assert len(clip.times) == 60
     for indices in ([0, 59], [3, 3, 4, 40, 41, 42], [58], list(range(60))):
-        assert [near(p, i) for p, i in zip(frames(clip, indices), indices, strict=True)] == [True] * len(indices)
+        assert [near(p, i) for p, i in zip(decode_frames(clip, indices), indices, strict=True)] == [True] * len(indices)
 
 
 def test_long_videos_are_not_decoded_whole(tmp_path, monkeypatch):
     """Guards against: hours of video decoded, or held in memory, for eight frames of it."""
-    clip = open_clip(write_clip(tmp_path / "a.mkv", 100, rate=1, keys=50, repeat=360))
+    clip = open_video(write_clip(tmp_path / "a.mkv", 100, rate=1, keys=50, repeat=360))
     assert len(clip.times) == 36_000 and clip.rate == 1
-    indices, rate = sample_indices(clip, nframes=8)
+    indices, rate = sample_frame_indices(clip, num_frames=8)
     assert indices[0] == 0 and indices[-1] == 35_999 and rate == pytest.approx(8 / 36_000)
     import policy.media as media
 
@@ -626,7 +631,7 @@ def test_long_videos_are_not_decoded_whole(tmp_path, monkeypatch):
             yield found
 
     monkeypatch.setattr(media, "_decoded", counted)
-    assert [near(p, i % 100) for p, i in zip(frames(clip, indices), indices, strict=True)] == [True] * 8
+    assert [near(p, i % 100) for p, i in zip(decode_frames(clip, indices), indices, strict=True)] == [True] * 8
     assert len(decoded) <= 8 * 50
 
 
@@ -634,8 +639,8 @@ def test_frames_before_damage_are_kept(tmp_path):
     """Guards against: a clip thrown away for its damaged end, frames of garbage, and the last good frame repeated as if
     the clip stood still."""
     for garbage in (True, False):
-        clip = open_clip(cut(write_clip(tmp_path / f"{garbage}.mkv", 60, keys=5), 0.6, garbage))
-        shown = list(frames(clip, range(len(clip.times))))
+        clip = open_video(cut(write_clip(tmp_path / f"{garbage}.mkv", 60, keys=5), 0.6, garbage))
+        shown = list(decode_frames(clip, range(len(clip.times))))
         assert 20 <= len(shown) < 60
         assert garbage or len(shown) == len(clip.times), "the decoder held frames back"
         assert [near(p, i) for i, p in enumerate(shown[:20])] == [True] * 20
@@ -644,8 +649,8 @@ def test_frames_before_damage_are_kept(tmp_path):
 
 def test_turned_videos_are_shown_upright(tmp_path):
     """Guards against: telephone videos seen lying on their side."""
-    clip = open_clip(write_clip(tmp_path / "a.mp4", 2, size=(96, 32), rotation=90))
-    assert next(frames(clip, [0])).size == (32, 96)
+    clip = open_video(write_clip(tmp_path / "a.mp4", 2, size=(96, 32), rotation=90))
+    assert next(decode_frames(clip, [0])).size == (32, 96)
 
 
 def test_sampling_is_qwens(tmp_path):
@@ -653,25 +658,25 @@ def test_sampling_is_qwens(tmp_path):
     made; other values, too, where its reader is there."""
     vision_process = pytest.importorskip("qwen_vl_utils.vision_process")
     for total, rate in ((2, 5), (3, 5), (9, 30), (48, 12), (500, 25), (5000, 29.97)):
-        clip = open_clip(CLIP)
+        clip = open_video(CLIP)
         clip = type(clip)(clip.path, tuple(range(total)), (0,), rate)
-        for request in ({}, {"fps": 0.3}, {"fps": 7.0}, {"fps": 1e9}, {"nframes": 2}, {"nframes": 5}):
+        for request in ({}, {"fps": 0.3}, {"fps": 7.0}, {"fps": 1e9}, {"num_frames": 2}, {"num_frames": 5}):
             try:
                 count = vision_process.smart_nframes(request, total, rate)
             except ValueError:
                 with pytest.raises(ValueError):
-                    sample_indices(clip, **request)
+                    sample_frame_indices(clip, **request)
                 continue
-            indices, sampled = sample_indices(clip, **request)
+            indices, sampled = sample_frame_indices(clip, **request)
             assert len(indices) == count and sampled == pytest.approx(count / total * rate)
             expected = torch.linspace(0, total - 1, count).round().long()
             assert (torch.tensor(indices) - expected).abs().max() <= 1  # halves may be rounded otherwise in float32
     if not vision_process.is_decord_available():
         return
     for bounds in ((784, 50 * 784), BOUNDS, (100 * 784, 200 * 784)):
-        request = {"video": str(CLIP), "min_pixels": bounds[0], "max_pixels": bounds[1], "nframes": 6}
+        request = {"video": str(CLIP), "min_pixels": bounds[0], "max_pixels": bounds[1], "num_frames": 6}
         expected, rate = vision_process.fetch_video(request, return_video_sample_fps=True)
-        got, own_rate = read_video(CLIP, bounds, nframes=6)
+        got, own_rate = read_video(CLIP, bounds, num_frames=6)
         assert torch.equal(got.float(), expected) and own_rate == rate
 
 
@@ -802,7 +807,7 @@ NUMBERS = st.floats() | st.integers() | st.sampled_from([0, 1, 0.5, 784, -1])
 @settings(max_examples=300, deadline=None)
 @given(
     st.dictionaries(
-        st.sampled_from([field.name for field in fields(AvisSettings) if field.name != "kdv_pruner"]),
+        st.sampled_from([field.name for field in fields(AvisConfig) if field.name != "pruner"]),
         NUMBERS | st.booleans() | st.none() | st.text(max_size=3) | st.lists(st.integers(), max_size=1),
         max_size=4,
     )
@@ -810,13 +815,13 @@ NUMBERS = st.floats() | st.integers() | st.sampled_from([0, 1, 0.5, 784, -1])
 def test_fuzzed_settings_are_taken_or_refused(values):
     """Guards against: a TypeError from a comparison, and settings that are taken and cannot be written as JSON."""
     try:
-        taken = AvisSettings(**values)
+        taken = AvisConfig(**values)
     except ValueError as error:
         assert str(error) and "\n" not in str(error)
         return
     record = {field.name: getattr(taken, field.name) for field in fields(taken)}
     assert json.loads(json.dumps(record, allow_nan=False)) == record
-    assert AvisSettings(**record) == taken
+    assert AvisConfig(**record) == taken
 
 
 PIECES = [
@@ -871,7 +876,7 @@ def test_prompts_of_the_table_reach_the_model_as_text(bundled):
     _, processor = bundled
     text = "Is 1 <| 2 |> 3, \x1b[31m\x7f?"
     messages = [{"role": "user", "content": text}]
-    said = processor.tokenizer.decode(prepare(processor, messages, AvisSettings()).input_ids[0])
+    said = processor.tokenizer.decode(prepare_inputs(processor, messages, AvisConfig()).input_ids[0])
     assert text in said and said.count("<|im_start|>") == 3
 
 

@@ -181,8 +181,8 @@ def test_decoding_steps_continue_at_unpruned_positions(tiny_model):
 def test_causal_model_passes_pruning_on(tiny_model):
     """Guards against arguments or results that stop at the outer class."""
     row = tiny.image_prompt()
-    inner = tiny_model.model(**row, enable_kdv=True, kdv_threshold=1.5, kdv_pruner="random", kdv_seed=3)
-    output = tiny_model(**row, enable_kdv=True, kdv_threshold=1.5, kdv_pruner="random", kdv_seed=3)
+    inner = tiny_model.model(**row, enable_kdv=True, kdv_threshold=1.5, pruner="random", pruner_seed=3)
+    output = tiny_model(**row, enable_kdv=True, kdv_threshold=1.5, pruner="random", pruner_seed=3)
     assert output.kdv_kept[0].tolist() == inner.kdv_kept[0].tolist()
     assert torch.equal(output.kdv_attention_mask, inner.kdv_attention_mask)
     assert torch.equal(output.logits, tiny_model.lm_head(inner.last_hidden_state))
@@ -413,7 +413,7 @@ def test_pruner_is_chosen_by_name(tiny_model, monkeypatch):
 
     monkeypatch.setitem(kd.PRUNERS, "every_other", every_other)
     row = tiny.video_then_image_prompt()
-    output = tiny_model(**row, enable_kdv=True, kdv_pruner="every_other", kdv_ratio=0.5, kdv_seed=7)
+    output = tiny_model(**row, enable_kdv=True, pruner="every_other", kdv_ratio=0.5, pruner_seed=7)
     assert seen == [
         ((4, 35, 16), (35, 64), tiny.IMAGE_GRID, 0.5, None, 7),
         ((4, 45, 16), (45, 64), tiny.VIDEO_GRID, 0.5, None, 7),
@@ -424,9 +424,9 @@ def test_pruner_is_chosen_by_name(tiny_model, monkeypatch):
 def test_random_pruner_generates(tiny_model):
     """Guards against a baseline that differs from KDV in more than which tokens it keeps."""
     row = tiny.image_prompt()
-    kept = tiny_model(**row, enable_kdv=True, kdv_pruner="random", kdv_seed=1).kdv_kept[0].tolist()
+    kept = tiny_model(**row, enable_kdv=True, pruner="random", pruner_seed=1).kdv_kept[0].tolist()
     assert len(kept) == kd.keep_count(35, 0.75)
-    output = generate(tiny_model, row, enable_kdv=True, kdv_pruner="random", kdv_seed=1)
+    output = generate(tiny_model, row, enable_kdv=True, pruner="random", pruner_seed=1)
     want = reference.logits(tiny_model, row, [kept], new_tokens(row, output)[0])
     assert_same_logits(torch.cat(output.logits), want, "the seed changes between prompt and steps")
 
@@ -439,12 +439,12 @@ REFUSED_SETTINGS = {
     "ratio_nan": ({"enable_kdv": True, "kdv_ratio": float("nan")}, "kdv_ratio"),
     "threshold_in_degrees": ({"enable_kdv": True, "kdv_threshold": 45.0}, "kdv_threshold .* radians"),
     "both": ({"enable_kdv": True, "kdv_ratio": 0.5, "kdv_threshold": 0.5}, "exclude each other"),
-    "unknown_pruner": ({"enable_kdv": True, "kdv_pruner": "fastv"}, "'fastv', known: kdv, random"),
+    "unknown_pruner": ({"enable_kdv": True, "pruner": "fastv"}, "'fastv', known: kdv, random"),
     "ratio_while_off": ({"kdv_ratio": 0.5}, "need enable_kdv=True"),
     "ratio_0_while_off": ({"kdv_ratio": 0.0}, "need enable_kdv=True"),
     "threshold_while_off": ({"kdv_threshold": 0.5}, "need enable_kdv=True"),
-    "pruner_while_off": ({"kdv_pruner": "random"}, "need enable_kdv=True"),
-    "seed_while_off": ({"kdv_seed": 1}, "need enable_kdv=True"),
+    "pruner_while_off": ({"pruner": "random"}, "need enable_kdv=True"),
+    "seed_while_off": ({"pruner_seed": 1}, "need enable_kdv=True"),
 }
 
 

@@ -145,7 +145,7 @@ def test_gather_plan_left_pads_what_is_left(data, rows, length):
     keep[:, -1] = True  # a prompt ends in text
     pad = [data.draw(st.integers(0, length - 1)) for _ in range(rows)]
     mask = torch.tensor([[0] * p + [1] * (length - p) for p in pad])
-    index, pruned = kd.gather_plan(keep, mask)
+    index, pruned = kd.left_pad_indices(keep, mask)
     expected = [[c for c in range(p, length) if row[c]] for row, p in zip(keep.tolist(), pad)]
     assert_left_padded(pruned, [len(e) for e in expected])
     assert pruned.dtype == mask.dtype
@@ -179,7 +179,7 @@ def test_ratio_out_of_range_is_refused(rho):
     with pytest.raises(ValueError, match="kdv_ratio"):
         kd.keep_top(torch.zeros(4), rho)
     with pytest.raises(ValueError, match="kdv_ratio"):
-        kd.KdvSettings(rho=rho)
+        kd.KdvConfig(rho=rho)
 
 
 @pytest.mark.parametrize("tau", [0.0, -1.0, math.pi, 45.0, math.nan, math.inf])
@@ -188,17 +188,17 @@ def test_threshold_out_of_range_is_refused(tau):
     with pytest.raises(ValueError, match="kdv_threshold"):
         kd.keep_diverse(torch.zeros(4), tau)
     with pytest.raises(ValueError, match="kdv_threshold"):
-        kd.KdvSettings(tau=tau)
+        kd.KdvConfig(tau=tau)
 
 
 def test_settings_choose_one_kind_of_pruning():
     """Guards against two knobs for one thing, of which one is silently ignored."""
-    assert kd.KdvSettings() == kd.KdvSettings(rho=0.75)
-    assert kd.KdvSettings(tau=0.5).rho is None
+    assert kd.KdvConfig() == kd.KdvConfig(rho=0.75)
+    assert kd.KdvConfig(tau=0.5).rho is None
     with pytest.raises(ValueError, match="exclude each other"):
-        kd.KdvSettings(rho=0.5, tau=0.5)
+        kd.KdvConfig(rho=0.5, tau=0.5)
     with pytest.raises(ValueError, match="'fastv', known: kdv, random"):
-        kd.KdvSettings(pruner="fastv")
+        kd.KdvConfig(pruner="fastv")
 
 
 def test_module_example_runs():

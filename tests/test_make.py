@@ -19,13 +19,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from garden import make
-from garden.render import render
-from garden.scenes import LEVELS, SPLITS, clip_times
-from garden.sheet import shown
-from garden.tasks import FORMS, TASKS, Item, item_for
-from policy.answer import read_video
-from policy.media import Clip, sample_indices
+from avis.garden import make
+from avis.garden.render import render
+from avis.garden.scenes import LEVELS, SPLITS, clip_times
+from avis.garden.sheet import shown
+from avis.garden.tasks import FORMS, TASKS, Item, item_for
+from avis.inputs import read_video
+from avis.video import Video, sample_frame_indices
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 12  # one picture for each of eight tasks, two pairs, two clips
@@ -163,7 +163,7 @@ def test_sampled_moments_are_those_of_training():
     """Bug: evaluation sees moments of a clip up to half a frame's time from the ones that the model was taught on."""
     for seconds in range(2, 9):
         times = make.file_times(float(seconds))
-        taken, _ = sample_indices(Clip(Path("x"), tuple(range(len(times))), (), 12.0), fps=2.0)
+        taken, _ = sample_frame_indices(Video(Path("x"), tuple(range(len(times))), (), 12.0), fps=2.0)
         assert np.array_equal(times[taken], clip_times(float(seconds)))
         assert len(times) == 12 * seconds and (np.diff(times) > 1 / 24).all()
 

@@ -11,20 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from avis.evaluation.tasks import load_source
 from PIL import Image
 from safetensors.torch import load_file
 from transformers.models.qwen2_5_vl.key_diversity import key_diversity_scores
 
 import demo
-from evaluation.tasks import load_source
-from policy import AvisSettings, PolicyModel, answer
-from policy.policy_model import CHOICES, Rule
+from avis.config import AvisConfig
+from avis.pipeline import answer
+from avis.questions import QuestionFile
+from avis.voting import majority_vote
+from policy.policy_model import CHOICES, PolicyModel, Rule
 from policy.training import __main__ as whole
 from policy.training import calibrate, collect, fit, metrics, tau
 from policy.training.calibrate import SHAPES, best_rule, candidate_edges, vote_accuracy
-from policy.training.data import QuestionFile
 from policy.training.metrics import Sample, cluster_weights
-from policy.vote import majority_vote
 
 MODEL = str(demo.BUNDLED)
 
@@ -188,8 +189,8 @@ def test_what_is_collected_is_what_an_answer_draws(bundled, questions, tmp_path)
     lines = {line["index"]: line for line in lines_of(tmp_path / "out")}
     content = [{"type": "image", "image": picture(0)}, {"type": "text", "text": "How many, 3?\nA. one B. two"}]
     for count in (1, 3):
-        settings = AvisSettings(
-            enable_kdv=True, kdv_threshold=math.pi / 4, num_rollouts=count, max_new_tokens=6, early_stop=False
+        settings = AvisConfig(
+            enable_kdv=True, kdv_threshold=math.pi / 4, num_rollouts=count, max_new_tokens=6, vote_stop="off"
         )
         result = answer(*bundled, [{"role": "user", "content": content}], settings, item=3)
         line, answers = lines[3], [rollout.answer for rollout in result.rollouts]

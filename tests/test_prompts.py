@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from policy.prompts import DIRECT, PROFILES, THINKING, check_text, profile_for, with_instruction
-from policy.vote import answers_match, extract_answer, majority_vote
+from avis.answers import answers_match, extract_answer
+from avis.prompts import ANSWER_FORMATS, DIRECT, THINKING, answer_format_for, check_text, with_instruction
+from avis.voting import majority_vote
 
 NAMES = {
     "Qwen/Qwen2.5-VL-7B-Instruct": "avis",
@@ -23,26 +24,26 @@ NAMES = {
 @pytest.mark.parametrize("model, name", NAMES.items())
 def test_the_model_s_name_chooses_its_profile(model, name):
     """Guards against: a post-trained model asked for a form that it was not trained to write."""
-    assert profile_for(model).name == name
+    assert answer_format_for(model).name == name
 
 
 def test_a_name_given_wins_and_an_unknown_one_is_refused():
     """Guards against: a flag that is ignored, and a slip of the finger that means the default."""
-    assert profile_for("Osilly/Vision-R1-7B", "openvlthinker").name == "openvlthinker"
-    assert profile_for("Osilly/Vision-R1-7B", "avis") is PROFILES[0]
+    assert answer_format_for("Osilly/Vision-R1-7B", "openvlthinker").name == "openvlthinker"
+    assert answer_format_for("Osilly/Vision-R1-7B", "avis") is ANSWER_FORMATS[0]
     with pytest.raises(ValueError, match="vl-rethinker, vision-r1, openvlthinker, got 'r1'"):
-        profile_for("Osilly/Vision-R1-7B", "r1")
+        answer_format_for("Osilly/Vision-R1-7B", "r1")
 
 
 def test_names_and_marks_are_unambiguous():
     """Guards against: two profiles that fit one model, and a mark that no name can hold."""
-    assert len({profile.name for profile in PROFILES}) == len(PROFILES)
-    marks = [mark for profile in PROFILES for mark in profile.marks]
+    assert len({profile.name for profile in ANSWER_FORMATS}) == len(ANSWER_FORMATS)
+    marks = [mark for profile in ANSWER_FORMATS for mark in profile.marks]
     assert all(mark.isalnum() and mark == mark.lower() for mark in marks)
     assert not [(a, b) for a in marks for b in marks if a != b and a in b]
 
 
-@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+@pytest.mark.parametrize("profile", ANSWER_FORMATS, ids=lambda profile: profile.name)
 def test_instructions_stand_after_the_question(profile):
     """Guards against: instructions that lose the question, are the same with and without thinking, or hold what the
     chat's check refuses."""
@@ -55,8 +56,8 @@ def test_instructions_stand_after_the_question(profile):
 def test_the_default_is_what_the_bundled_model_was_trained_on():
     """Guards against: a profile that changes the words in the garden's training prompts."""
     assert with_instruction("How many?") == f"How many?\n{THINKING}"
-    assert with_instruction("How many?", thinking=False) == f"How many?\n{DIRECT}"
-    assert profile_for("models/garden-tiny").system is None
+    assert with_instruction("How many?", enable_thinking=False) == f"How many?\n{DIRECT}"
+    assert answer_format_for("models/garden-tiny").system is None
 
 
 # What models of each format write, with the answer that the vote has to see.
@@ -104,5 +105,5 @@ def test_a_thought_that_is_not_closed_abstains():
 
 def test_profiles_are_plain_values():
     """Guards against: a profile that cannot be recorded with an answer."""
-    for profile in PROFILES:
+    for profile in ANSWER_FORMATS:
         assert json.loads(json.dumps(vars(profile)))["name"] == profile.name

@@ -3,8 +3,8 @@
 from collections import Counter
 from pathlib import Path
 
-from evaluation.speed import BUNDLED_MIX
-from evaluation.tables import Store, check
+from avis.evaluation.speed import BUNDLED_MIX
+from avis.evaluation.tables import Store, check
 
 ROOT = Path(__file__).resolve().parents[1]
 

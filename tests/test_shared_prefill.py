@@ -88,7 +88,7 @@ def test_sampling_inverts_the_cdf():
     """Bug guarded: off-by-one in the inversion, which would pick tokens of probability zero."""
     scores = torch.tensor([[0.0, float("-inf"), 0.0, float("-inf")]])
     uniforms = torch.tensor([0.0, 0.25, 0.499, 0.5, 0.75, 1 - 2**-53], dtype=torch.double)
-    assert shared_prefill._invert(scores.expand(6, -1), uniforms).tolist() == [0, 0, 0, 2, 2, 2]
+    assert shared_prefill.sample_inverse_cdf(scores.expand(6, -1), uniforms).tolist() == [0, 0, 0, 2, 2, 2]
 
 
 def test_first_tokens_differ_across_rollouts(tiny_model):
@@ -538,24 +538,24 @@ def ending(tiny_model, monkeypatch):
 ENDING = {"max_new_tokens": 14, "temperature": 1.0, "top_p": 1.0, "seed": 3, "item": 5}
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 3, 5, 9])
-def test_waves_change_no_rollout(ending, at_once):
+@pytest.mark.parametrize("rollout_batch_size", [1, 2, 3, 5, 9])
+def test_waves_change_no_rollout(ending, rollout_batch_size):
     """Bug guarded: a rollout of a later wave with an earlier one's random numbers, one that is lost or doubled where K
     is no multiple of the wave, and the caches of all waves held together."""
     prefill = ending.prefill(**tiny.image_prompt())
     together = ending.rollout(prefill, 7, **ENDING)
     lengths = {len(tokens) for tokens in together.tokens}
     assert len(lengths) > 2 and set(together.finished) == {True, False}, "want rollouts that end, and cut-off ones"
-    waves = ending.rollout(prefill, 7, at_once=at_once, **ENDING)
+    waves = ending.rollout(prefill, 7, rollout_batch_size=rollout_batch_size, **ENDING)
     assert (waves.tokens, waves.finished) == (together.tokens, together.finished)
     assert waves.mean_logprobs == pytest.approx(together.mean_logprobs, abs=1e-5)
     assert waves.stopped == together.stopped == (False,) * 7
-    assert at_once > 3 or waves.cache_bytes < together.cache_bytes
+    assert rollout_batch_size > 3 or waves.cache_bytes < together.cache_bytes
 
 
-@pytest.mark.parametrize("at_once", [None, 1, 2, 3])
+@pytest.mark.parametrize("rollout_batch_size", [None, 1, 2, 3])
 @pytest.mark.parametrize("wanted", [1, 2, 4, 5])
-def test_what_is_decided_stops_the_others_where_they_are(ending, at_once, wanted):
+def test_what_is_decided_stops_the_others_where_they_are(ending, rollout_batch_size, wanted):
     """Bug guarded: rollouts that go on, or waves that begin, after all is decided; a stopped rollout that counts as
     finished, or that changed those which had ended; and a question asked about half-written rollouts, or when nothing
     has ended since."""
@@ -572,7 +572,7 @@ def test_what_is_decided_stops_the_others_where_they_are(ending, at_once, wanted
         seen.append(dict(ended))
         return len(ended) >= wanted
 
-    some = ending.rollout(prefill, 7, at_once=at_once, decided=decided, **ENDING)
+    some = ending.rollout(prefill, 7, rollout_batch_size=rollout_batch_size, stopping_fn=decided, **ENDING)
     assert len(seen[-1]) >= wanted and all(len(ended) < wanted for ended in seen[:-1])
     assert [i for i in range(7) if not some.stopped[i]] == sorted(seen[-1])
     for i in range(7):
@@ -581,15 +581,17 @@ def test_what_is_decided_stops_the_others_where_they_are(ending, at_once, wanted
         assert (some.mean_logprobs[i] is None) == (not some.tokens[i])
         if some.stopped[i] and some.tokens[i]:
             # Side by side: as far as the others of its wave were, and no further.
-            assert len(some.tokens[i]) == max(len(some.tokens[j]) for j in wave_of(i, at_once) if j in seen[-1])
+            assert len(some.tokens[i]) == max(
+                len(some.tokens[j]) for j in wave_of(i, rollout_batch_size) if j in seen[-1]
+            )
             assert len(some.tokens[i]) < len(whole.tokens[i])
     begun = [i for i in range(7) if some.tokens[i]]
-    assert begun == list(range(len(begun))) and (at_once is None or len(begun) - wanted < at_once)
+    assert begun == list(range(len(begun))) and (rollout_batch_size is None or len(begun) - wanted < rollout_batch_size)
 
 
-def wave_of(index: int, at_once: int | None) -> range:
-    first = 0 if at_once is None else index // at_once * at_once
-    return range(first, 7 if at_once is None else min(first + at_once, 7))
+def wave_of(index: int, rollout_batch_size: int | None) -> range:
+    first = 0 if rollout_batch_size is None else index // rollout_batch_size * rollout_batch_size
+    return range(first, 7 if rollout_batch_size is None else min(first + rollout_batch_size, 7))
 
 
 def test_log_probabilities_are_the_models_own(ending):
@@ -607,7 +609,7 @@ def test_log_probabilities_are_the_models_own(ending):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"num_rollouts": 0}, {"max_new_tokens": 0}, {"at_once": 0}, {"temperature": -1.0}]
+    [{"num_rollouts": 0}, {"max_new_tokens": 0}, {"rollout_batch_size": 0}, {"temperature": -1.0}]
     + [{"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.5}, {"seed": -1}, {"item": 2**64}],
     ids=str,
 )

@@ -11,7 +11,7 @@ import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl import flops
 
-from evaluation import geometry, speed
+from avis.evaluation import geometry, speed
 
 SWEEP = ["--geometry", "tiny", "--visual-tokens", "6,16", "--rho", "0,0.75", "--rollouts", "1,5"]
 SWEEP += ["--video-tokens", "512", "--new-tokens", "3", "--rounds", "2", "--pairs", "2"]
@@ -204,7 +204,7 @@ def test_document(sweep):
     text = sweep.read_text()
     assert "NaN" not in text and "Infinity" not in text
     document = json.loads(text)
-    assert document.pop("command") == f"python -m evaluation.speed {shlex.join([*SWEEP, '--out', str(sweep)])}"
+    assert document.pop("command") == f"python -m avis.evaluation.speed {shlex.join([*SWEEP, '--out', str(sweep)])}"
     points = {(p["visual_tokens"], p["rho"], p["k"]): p for p in document["points"]}
     assert set(points) == {(n, rho, k) for n in (6, 16) for rho in (0.0, 0.75) for k in (1, 5)}
     for point in points.values():
@@ -309,7 +309,7 @@ def test_figures(sweep, tmp_path):
     pytest.importorskip("matplotlib")
     from PIL import Image
 
-    from evaluation import speed_plots
+    from avis.evaluation import speed_plots
 
     assert speed_plots.main([str(sweep), "--folder", str(tmp_path)]) == 0
     files = sorted(path.name for path in tmp_path.iterdir())

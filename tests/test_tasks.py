@@ -25,8 +25,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency, kruskal
 
-from garden.render import frames, render
-from garden.scenes import (
+from avis.answers import extract_answer
+from avis.garden.render import frames, render
+from avis.garden.scenes import (
     BACKGROUNDS,
     FILE_RATE,
     GLYPHS,
@@ -48,9 +49,8 @@ from garden.scenes import (
     place,
     rng_for,
 )
-from garden.tasks import FORMS, HOPELESS, SIZES, SPLIT_SIZES, Item, item_for, make_item
-from policy.media import Clip, sample_indices
-from policy.vote import extract_answer
+from avis.garden.tasks import FORMS, HOPELESS, SIZES, SPLIT_SIZES, Item, item_for, make_item
+from avis.video import Video, sample_frame_indices
 
 LETTERS = "ABCD"
 # Every answer of each task; those of `read` are too many to list.
@@ -457,7 +457,7 @@ def test_traces_are_true_step_by_step(items):
 def test_responses_are_what_the_vote_reads(items):
     """Guards against: a target that the vote cannot read, or thinking in the form that is asked not to think."""
     for item in items[::10]:
-        assert item.trace in item.response() and "think" not in item.response(thinking=False)
+        assert item.trace in item.response() and "think" not in item.response(enable_thinking=False)
         assert extract_answer(item.response(True)) == extract_answer(item.response(False)) == item.answer
 
 
@@ -1097,7 +1097,9 @@ def test_clips_are_seen_where_their_files_are_sampled(seconds):
     assert len(times) == RATE * seconds and len(times) % 2 == 0
     assert times[0] == 0 and times[-1] == pytest.approx(seconds - 1 / FILE_RATE)
     assert np.allclose(np.diff(times), times[1])
-    indices, rate = sample_indices(Clip(Path("clip.mp4"), tuple(range(FILE_RATE * seconds)), (), float(FILE_RATE)))
+    indices, rate = sample_frame_indices(
+        Video(Path("clip.mp4"), tuple(range(FILE_RATE * seconds)), (), float(FILE_RATE))
+    )
     assert rate == RATE and np.abs(np.array(indices) / FILE_RATE - times).max() <= 0.5 / FILE_RATE + 1e-9
 
 

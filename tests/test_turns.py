@@ -14,8 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from transformers.models.qwen2_5_vl import flops
 
 import demo
-from policy import Answer, AvisSettings, PolicyModel, answer
-from policy.answer import load
+from avis.config import AvisConfig
+from avis.loading import load_model
+from avis.outputs import AvisOutput
+from avis.pipeline import answer
+from policy.policy_model import PolicyModel
 
 KINDS = [kind for kind in tiny.PROMPTS if kind != "mixed_batch"]
 PRUNED = {"full": {}, "zero": {"enable_kdv": True, "kdv_ratio": 0.0}, "kdv": {"enable_kdv": True, "kdv_ratio": 0.75}}
@@ -29,7 +32,7 @@ def with_turns(kind: str, *lengths: int) -> tuple[dict, list[torch.Tensor]]:
     return tiny.PROMPTS[kind](), turns
 
 
-def at_once(inputs: dict, turns: list[torch.Tensor]) -> dict:
+def rollout_batch_size(inputs: dict, turns: list[torch.Tensor]) -> dict:
     ids = torch.cat([inputs["input_ids"], *turns], dim=1)
     return inputs | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
@@ -47,7 +50,7 @@ def test_extended_equals_read_at_once(tiny_model, kind, kdv):
     """Guards against: a turn at the positions of the pruned length, a mask that lets it see too little or what comes
     after, a rope delta of whatever call came last, and lengths that forget a turn."""
     inputs, turns = with_turns(kind, 7, 1, 4)
-    whole = tiny_model.prefill(**at_once(inputs, turns), **kdv)
+    whole = tiny_model.prefill(**rollout_batch_size(inputs, turns), **kdv)
     longer = tiny_model.prefill(**inputs, **kdv)
     tiny_model.model.rope_deltas = torch.tensor([[-1000]])
     for turn in turns:
@@ -143,7 +146,7 @@ def and_then(messages: list[dict], reply: str, question: str) -> list[dict]:
     return [*messages, {"role": "assistant", "content": reply.strip()}, {"role": "user", "content": question}]
 
 
-def assert_same(got: Answer, want: Answer) -> None:
+def assert_same(got: AvisOutput, want: AvisOutput) -> None:
     """The same record but for what a follow-up spares; log-probabilities and p up to floating point."""
     one, other = got.to_dict(), want.to_dict()
     for spared in ("seconds", "flops", "reused_tokens"):
@@ -160,7 +163,7 @@ WAYS = {
     "greedy, 0.75": {"enable_kdv": True, "kdv_ratio": 0.75},
     "sampled": {"num_rollouts": 3, "temperature": 2.0},
     "sampled, 0.75": {"enable_kdv": True, "kdv_ratio": 0.75, "num_rollouts": 3, "temperature": 2.0},
-    "random": {"enable_kdv": True, "kdv_ratio": 0.5, "kdv_pruner": "random"},
+    "random": {"enable_kdv": True, "kdv_ratio": 0.5, "pruner": "random"},
 }
 
 
@@ -169,14 +172,14 @@ def test_follow_ups_equal_starting_over(bundled, way, tmp_path):
     """Guards against: a second or third turn that is another answer than the whole chat's, a cache that the first
     answer's rollouts wrote to, and items that are lost on the way."""
     write_clip(tmp_path / "clip.mp4", count=8, rate=4)
-    settings = AvisSettings(max_new_tokens=20, nframes=4, **way)
+    settings = AvisConfig(max_new_tokens=20, num_frames=4, **way)
     messages = chat(picture(), picture(140, 140))
     messages[0]["content"].insert(1, {"type": "video", "video": tmp_path / "clip.mp4"})
-    last = answer(*bundled, messages, settings, keep=True)
+    last = answer(*bundled, messages, settings, return_state=True)
     for question in QUESTIONS[1:]:
         before = last
         messages = and_then(messages, before.text, question)
-        last = answer(*bundled, messages, settings, after=before, keep=True)
+        last = answer(*bundled, messages, settings, previous=before, return_state=True)
         anew = answer(*bundled, messages, settings)
         assert_same(last, anew)
         assert (last.reused_tokens, anew.reused_tokens) == (before.kept_tokens, 0)
@@ -190,13 +193,13 @@ def test_flops_of_a_follow_up_equal_the_counter(attention):
     were read before; and one compared with a vanilla that does not read the picture."""
     if attention == "sdpa" and torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry:
         pytest.skip("this torch's counter has no formula for the SDPA kernel of the CPU")
-    model, processor = load(demo.BUNDLED, device="cpu", attn_implementation=attention)
-    settings = AvisSettings(enable_kdv=True, num_rollouts=2, temperature=9.0, max_new_tokens=9, early_stop=False)
+    model, processor = load_model(demo.BUNDLED, device="cpu", attn_implementation=attention)
+    settings = AvisConfig(enable_kdv=True, num_rollouts=2, temperature=9.0, max_new_tokens=9, vote_stop="off")
     messages = chat(picture())
-    first = answer(model, processor, messages, settings, keep=True)
+    first = answer(model, processor, messages, settings, return_state=True)
     messages = and_then(messages, first.text, QUESTIONS[1])
     with FlopCounterMode(display=False) as counter:
-        second = answer(model, processor, messages, settings, after=first)
+        second = answer(model, processor, messages, settings, previous=first)
     spent = sum(second.flops[stage] for stage in ("vision", "prefill", "decode"))
     assert spent == pytest.approx(counter.get_total_flops(), rel=1e-3)
     lengths = [rollout.tokens for rollout in second.rollouts]
@@ -216,9 +219,9 @@ def test_caches_are_held_only_when_asked_for(bundled, monkeypatch):
         return prefill
 
     monkeypatch.setattr(model, "prefill", watched)
-    settings = AvisSettings(max_new_tokens=2)
+    settings = AvisConfig(max_new_tokens=2)
     plain = answer(model, processor, chat(picture()), settings)
-    kept = answer(model, processor, chat(picture()), settings, keep=True)
+    kept = answer(model, processor, chat(picture()), settings, return_state=True)
     gc.collect()
     assert [ref() is None for ref in made] == [True, False]
     assert plain == kept or replace(plain, seconds={}) == replace(kept, seconds={})
@@ -232,11 +235,11 @@ def test_caches_are_held_only_when_asked_for(bundled, monkeypatch):
 def test_a_policy_chooses_for_a_follow_up(bundled, tmp_path, default):
     """Guards against: a follow-up that is pruned at another angle, or whose K comes of the first question's state."""
     policy = PolicyModel(write_policy(tmp_path / "p.pt", (1, 3), (0.5,), default))
-    settings = AvisSettings(enable_kdv=True, max_new_tokens=6)
+    settings = AvisConfig(enable_kdv=True, max_new_tokens=6)
     messages = chat(picture())
-    first = answer(*bundled, messages, settings, policy=policy, keep=True)
+    first = answer(*bundled, messages, settings, policy=policy, return_state=True)
     messages = and_then(messages, first.text, QUESTIONS[1])
-    second = answer(*bundled, messages, settings, policy=policy, after=first)
+    second = answer(*bundled, messages, settings, policy=policy, previous=first)
     anew = answer(*bundled, messages, settings, policy=policy)
     assert_same(second, anew)
     assert (second.p == first.p) == (default == "visual")
@@ -246,41 +249,41 @@ def test_chats_that_do_not_go_on_are_refused(bundled):
     """Guards against: a follow-up answered from another chat's cache, other pictures, or another pruning than it says;
     and one that starts over without a word."""
     model, processor = bundled
-    settings = AvisSettings(max_new_tokens=2)
+    settings = AvisConfig(max_new_tokens=2)
     messages = chat(picture())
-    first = answer(model, processor, messages, settings, keep=True)
+    first = answer(model, processor, messages, settings, return_state=True)
     follow = and_then(messages, "2", QUESTIONS[1])
     other = and_then(chat(picture(colour=(9, 9, 9))), "2", QUESTIONS[1])
     more = [*follow[:-1], *chat(picture(), question=QUESTIONS[1])]
     reworded = and_then(chat(picture(), question="How many?"), "2", QUESTIONS[1])
     unkept = replace(first, turn=None)
     for chat_, given, after, word in [
-        (follow, settings, unkept, "keep=True"),
+        (follow, settings, unkept, "return_state=True"),
         (messages, settings, first, "does not begin"),
         (reworded, settings, first, "does not begin"),
         (other, settings, first, "pictures"),
         (more, settings, first, "pictures"),
-        (follow, replace(settings, thinking=False), first, "does not begin"),
+        (follow, replace(settings, enable_thinking=False), first, "does not begin"),
         (follow, replace(settings, enable_kdv=True), first, "pruned"),
         (follow, replace(settings, max_pixels=784 * 20), first, "pictures"),
     ]:
         with pytest.raises(ValueError, match=word) as error:
-            answer(model, processor, chat_, given, after=after)
+            answer(model, processor, chat_, given, previous=after)
         assert "\n" not in str(error.value)
-    stranger = load(demo.BUNDLED, device="cpu")[0]
+    stranger = load_model(demo.BUNDLED, device="cpu")[0]
     with pytest.raises(ValueError, match="another model"):
-        answer(stranger, processor, follow, settings, after=first)
+        answer(stranger, processor, follow, settings, previous=first)
 
 
 def test_frames_of_another_rate_are_others(bundled):
     """Guards against: the same frames at another rate, whose positions in time are others, taken for the same clip."""
-    settings = AvisSettings(max_new_tokens=2)
+    settings = AvisConfig(max_new_tokens=2)
 
     def clip(fps: float) -> list[dict]:
         part = {"type": "video", "video": [picture(112, 112, (n * 20, 90, 90)) for n in range(4)], "fps": fps}
         return [{"role": "user", "content": [part, {"type": "text", "text": QUESTIONS[0]}]}]
 
-    first = answer(*bundled, clip(2.0), settings, keep=True)
-    assert answer(*bundled, and_then(clip(2.0), "2", QUESTIONS[1]), settings, after=first).reused_tokens
+    first = answer(*bundled, clip(2.0), settings, return_state=True)
+    assert answer(*bundled, and_then(clip(2.0), "2", QUESTIONS[1]), settings, previous=first).reused_tokens
     with pytest.raises(ValueError, match="pictures and videos"):
-        answer(*bundled, and_then(clip(1.0), "2", QUESTIONS[1]), settings, after=first)
+        answer(*bundled, and_then(clip(1.0), "2", QUESTIONS[1]), settings, previous=first)

@@ -108,14 +108,14 @@ def test_frames_are_shared_out_in_order():
     """Bug guarded: a frame that is cut, left out or encoded twice; a call beyond the bound; and a frame that is itself
     beyond the bound and gets no call."""
     frames = [[5, 2, 4], [1, 2, 4], [2, 6, 10], [1, 2, 2]]
-    assert key_diversity.tower_calls(frames, max_patches=24) == [
+    assert key_diversity.chunk_vision_batches(frames, max_patches=24) == [
         [[3, 2, 4]],
         [[2, 2, 4], [1, 2, 4]],
         [[1, 6, 10]],
         [[1, 6, 10]],
         [[1, 2, 2]],
     ]
-    assert key_diversity.tower_calls(frames, max_patches=2**13) == [frames]
+    assert key_diversity.chunk_vision_batches(frames, max_patches=2**13) == [frames]
 
 
 @pytest.mark.parametrize("max_patches", [1, 70, 150])

@@ -14,21 +14,13 @@ from itertools import product
 from math import exp
 from pathlib import Path
 
+import policy.vote
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import policy.vote
-from policy.vote import (
-    MAX_SHORT_ANSWER,
-    answers_match,
-    confidence,
-    extract_answer,
-    is_decided,
-    majority_vote,
-    normal_form,
-    normalise_answer,
-)
+from avis.answers import MAX_SHORT_ANSWER, answers_match, extract_answer, normalise_answer, vote_key
+from avis.voting import confidence_weight, is_decided, majority_vote
 
 fuzz = settings(max_examples=300, deadline=None, derandomize=True)
 
@@ -477,7 +469,7 @@ def test_weighted_stop_survives_rounding():
     for _ in range(4000):
         count = dice.randrange(3, 9)
         near = dice.choice((1e-16, 1e-3, 1.0))
-        votes = [(dice.choice("aaab"), confidence(-near * dice.random())) for _ in range(count)]
+        votes = [(dice.choice("aaab"), confidence_weight(-near * dice.random())) for _ in range(count)]
         votes = [None if dice.random() < 0.1 else vote for vote in votes]
         there = [index for index in range(count) if dice.random() < 0.7]
         known = {index: votes[index] and votes[index][0] for index in there}
@@ -497,13 +489,13 @@ def test_weighted_stop_survives_rounding():
 RECORDED = Path(__file__).resolve().parents[1] / "evaluation" / "results" / "dev.jsonl.gz"
 
 
-def spent(forms: list[str | None], lengths: list[int], at_once: int) -> tuple[dict[int, str | None], int]:
+def spent(forms: list[str | None], lengths: list[int], rollout_batch_size: int) -> tuple[dict[int, str | None], int]:
     """Recorded rollouts again, one token of each running one a step: who has ended when all is decided, and the tokens
     that were written by then."""
     ended: dict[int, str | None] = {}
     tokens = 0
-    for first in range(0, len(forms), at_once):
-        wave = range(first, min(first + at_once, len(forms)))
+    for first in range(0, len(forms), rollout_batch_size):
+        wave = range(first, min(first + rollout_batch_size, len(forms)))
         for step in sorted({lengths[i] for i in wave}):
             ended |= {i: forms[i] for i in wave if lengths[i] <= step}
             if is_decided(ended, len(forms)):
@@ -512,8 +504,8 @@ def spent(forms: list[str | None], lengths: list[int], at_once: int) -> tuple[di
     raise AssertionError("not decided although all have ended")
 
 
-@pytest.mark.parametrize("at_once", [7, 3, 2, 1])
-def test_stop_changes_no_winner_of_recorded_rollouts(at_once):
+@pytest.mark.parametrize("rollout_batch_size", [7, 3, 2, 1])
+def test_stop_changes_no_winner_of_recorded_rollouts(rollout_batch_size):
     """Guards against: answers of a real model (spellings, abstentions) whose winner the stop changes, and a stop that
     never comes."""
     _, *lines = map(json.loads, gzip.decompress(RECORDED.read_bytes()).splitlines())
@@ -521,7 +513,7 @@ def test_stop_changes_no_winner_of_recorded_rollouts(at_once):
     for line in lines:
         sampled = line["runs"]["rho=0"][0]  # the first is greedy
         answers, lengths = sampled["answers"][1:8], sampled["tokens"][1:8]
-        ended, tokens = spent(list(map(normal_form, answers)), lengths, at_once)
+        ended, tokens = spent(list(map(vote_key, answers)), lengths, rollout_batch_size)
         there = [answer if index in ended else None for index, answer in enumerate(answers)]
         assert len(answers) == 7 and majority_vote(there).winner == majority_vote(answers).winner
         shares.append(tokens / sum(lengths))
@@ -541,8 +533,8 @@ def test_weights_out_of_range_are_refused(wrong):
 
 def test_confidence_is_a_weight():
     """Guards against: a weight above 1 by rounding, and other functions of the mean than the documented one."""
-    assert confidence(1e-9) == confidence(0.0) == 1.0
-    assert confidence(-0.5) == exp(-0.5) and confidence(-1e9) == 0.0
+    assert confidence_weight(1e-9) == confidence_weight(0.0) == 1.0
+    assert confidence_weight(-0.5) == exp(-0.5) and confidence_weight(-1e9) == 0.0
 
 
 # ------------------------------------------------------------------------------------------- hostile texts

@@ -34,7 +34,7 @@ def read_json(path: Path, lacks: str) -> Any:
 
 def report(step: str, args: argparse.Namespace, seed: int, weights: str, n: int) -> dict[str, Any]:
     """What every report begins with."""
-    from policy.answer import versions
+    from avis.provenance import versions
 
     given = {name.replace("_", "-"): value for name, value in vars(args).items() if value is not None}
     command = " ".join([f"python -m policy.training.{step}", *(f"--{name} {value}" for name, value in given.items())])

@@ -25,12 +25,12 @@ from typing import Any
 
 import numpy as np
 
+from avis.voting import majority_vote
 from policy.policy_model import CHOICES, Checkpoint, Rule, read_checkpoint
 from policy.training import command_line, report, write_json
 from policy.training.collect import Collected
 from policy.training.fit import check_same, predict, split
 from policy.training.metrics import cluster_weights, mean, summary
-from policy.vote import majority_vote
 
 CELLS = 20  # of equal numbers of questions: where edges may stand
 MAX_BINS = 7  # as many as an inverted U over 1, 3, 5, 7 can have

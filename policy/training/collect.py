@@ -4,7 +4,7 @@
     accelerate launch -m policy.training.collect ..        # the same, sharded over the launched processes
 
 Data is `garden` (its calibration split), `garden:dev` or another split, a VLMEvalKit table (`.tsv`), or JSONL as
-`policy.training.data` says.
+`avis.questions` says.
 
 Of each question, under adaptive pruning, one greedy and 16 sampled rollouts are drawn; a line goes to `shard-*.jsonl`,
 synced before the next question, and visual embeddings and the prefill's last hidden state to `shard-*.safetensors`, in
@@ -39,11 +39,13 @@ from transformers.models.qwen2_5_vl import flops
 from transformers.models.qwen2_5_vl.key_diversity import key_diversity_scores
 from transformers.models.qwen2_5_vl.shared_prefill import Prefill
 
-from policy.answer import PIXELS, load, prepare, versions, weights_sha256
-from policy.settings import AvisSettings
+from avis.answers import answers_match, extract_answer
+from avis.config import AvisConfig
+from avis.inputs import PIXEL_INPUTS, prepare_inputs
+from avis.loading import load_model
+from avis.provenance import versions, weights_sha256
+from avis.questions import Question, QuestionFile
 from policy.training import command_line, read_json, write_json
-from policy.training.data import Question, QuestionFile
-from policy.vote import answers_match, extract_answer
 
 ROLLOUTS = 16
 SHARD = 20  # questions at least; questions about one picture share a shard
@@ -58,7 +60,7 @@ class Garden:
     """A split of the garden, drawn when it is asked for."""
 
     def __init__(self, split: str):
-        from garden import tasks
+        from avis.garden import tasks
 
         if split not in tasks.SPLIT_SIZES:
             raise ValueError(f"the garden has splits {', '.join(tasks.SPLIT_SIZES)}, not {split}")
@@ -81,7 +83,7 @@ class Garden:
 
     def media(self, index: int, folder: str) -> list[dict]:
         """What is shown, as parts of a chat; clips are written into `folder`."""
-        from garden.make import chat_parts
+        from avis.garden.make import chat_parts
 
         return chat_parts(self.item_for(self.split, index).scenes, Path(folder))
 
@@ -132,11 +134,11 @@ def shards_of(data: Garden | Table, items: int | None) -> list[list[int]]:
 
 def read_prompt(model, processor, question: Question, parts: list[dict], visual_items, tau: float) -> Prefill:
     """The question read under adaptive pruning. visual_items: of an earlier question about the same, or None."""
-    settings = AvisSettings(enable_kdv=True, kdv_threshold=tau)
+    settings = AvisConfig(enable_kdv=True, kdv_threshold=tau)
     messages = [{"role": "user", "content": [*parts, {"type": "text", "text": question.text}]}]
-    inputs = prepare(processor, messages, settings)
+    inputs = prepare_inputs(processor, messages, settings)
     if visual_items is not None:
-        inputs = type(inputs)({name: value for name, value in inputs.items() if name not in PIXELS})
+        inputs = type(inputs)({name: value for name, value in inputs.items() if name not in PIXEL_INPUTS})
         inputs["visual_items"] = visual_items
     return model.prefill(**inputs.to(model.device), enable_kdv=True, kdv_threshold=tau)
 
@@ -144,7 +146,7 @@ def read_prompt(model, processor, question: Question, parts: list[dict], visual_
 def draw(model, processor, question: Question, prefill: Prefill, seed: int, max_new_tokens: int) -> dict[str, Any]:
     """The question's line: one greedy and 16 sampled rollouts, judged, and what they cost."""
     greedy = model.rollout(prefill, 1, max_new_tokens=max_new_tokens, temperature=0.0)
-    defaults = AvisSettings()
+    defaults = AvisConfig()
     sampled = model.rollout(
         prefill,
         ROLLOUTS,
@@ -265,7 +267,7 @@ def _start(model_path: str, device: str | None, data: str, is_worker: bool) -> N
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program ends its workers itself
         torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    _loaded[:] = (*load(model_path, device), data_of(data))
+    _loaded[:] = (*load_model(model_path, device), data_of(data))
 
 
 # ------------------------------------------------------------------------------------------------- what was drawn
@@ -320,7 +322,7 @@ def collect(args: argparse.Namespace) -> None:
     """Raises ValueError or OSError, with one line, for bad input."""
     if args.items is not None and args.items < 1:
         raise ValueError(f"--items must be at least 1, got {args.items}")
-    AvisSettings(seed=args.seed, max_new_tokens=args.max_new_tokens)  # refuses what is out of range
+    AvisConfig(seed=args.seed, max_new_tokens=args.max_new_tokens)  # refuses what is out of range
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else None
     processes = args.processes or (1 if device or world > 1 else os.cpu_count() or 1)

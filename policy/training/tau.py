@@ -18,8 +18,10 @@ import torch
 from tqdm import tqdm
 from transformers.models.qwen2_5_vl.key_diversity import keep_diverse, key_diversity_scores
 
-from policy.answer import PIXELS, load, prepare, weights_sha256
-from policy.settings import AvisSettings
+from avis.config import AvisConfig
+from avis.inputs import PIXEL_INPUTS, prepare_inputs
+from avis.loading import load_model
+from avis.provenance import weights_sha256
 from policy.training import command_line, read_json, report, write_json
 from policy.training.collect import DEFAULT_TAU, data_of
 
@@ -64,7 +66,7 @@ def find_tau(scores: Sequence[torch.Tensor], target_rho: float) -> float:
 
 def scores_of(model_path: str, data_name: str, items: int) -> tuple[list[str], list[torch.Tensor]]:
     """Kinds and KDV scores of every picture and clip of the first `items` questions, each shown once."""
-    data, (model, processor) = data_of(data_name), load(model_path)
+    data, (model, processor) = data_of(data_name), load_model(model_path)
     first = []
     for group in data.groups():
         if items <= 0:
@@ -75,8 +77,8 @@ def scores_of(model_path: str, data_name: str, items: int) -> tuple[list[str], l
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         for index in tqdm(first, desc="tau", unit="picture", disable=None):
             messages = [{"role": "user", "content": [*data.media(index, folder), {"type": "text", "text": "?"}]}]
-            inputs = prepare(processor, messages, AvisSettings()).to(model.device)
-            visual = model.model.encode_visual(**{name: inputs[name] for name in PIXELS if name in inputs})
+            inputs = prepare_inputs(processor, messages, AvisConfig()).to(model.device)
+            visual = model.model.encode_visual(**{name: inputs[name] for name in PIXEL_INPUTS if name in inputs})
             for item in visual:
                 kinds.append(item.kind)
                 scores.append(key_diversity_scores(item.keys).cpu())

@@ -72,7 +72,7 @@ class Cost:
         return Cost(self.vision + other.vision, self.prefill + other.prefill, self.decode + other.decode)
 
 
-def vision_tower_flops(vision_config: Qwen2_5_VLVisionConfig, grids: Sequence[Grid]) -> int:
+def vision_encoder_flops(vision_config: Qwen2_5_VLVisionConfig, grids: Sequence[Grid]) -> int:
     """FLOPs of the vision tower over images and videos, in the order and shape of `image_grid_thw`.
 
     Args:
@@ -182,7 +182,7 @@ def cost(
     if not rollout_lengths:
         raise ValueError("rollout_lengths is empty: a query has at least one rollout")
     return Cost(
-        vision=vision_tower_flops(vision, grids),
+        vision=vision_encoder_flops(vision, grids),
         prefill=prefill_flops(text, kept_length),
         decode=sum(decode_flops(text, kept_length, tokens) for tokens in rollout_lengths),
     )

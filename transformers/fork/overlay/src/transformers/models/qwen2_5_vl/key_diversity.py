@@ -151,7 +151,7 @@ PRUNERS = {"kdv": prune_kdv, "random": prune_random}
 
 
 @dataclass(frozen=True)
-class KdvSettings:
+class KdvConfig:
     """How to prune. Give `rho` (fixed) or `tau` (adaptive), not both; neither means `rho = 0.75`.
 
     Raises ValueError on values out of range, on both, and on an unknown pruner.
@@ -166,7 +166,7 @@ class KdvSettings:
         if self.rho is not None and self.tau is not None:
             raise ValueError("kdv_ratio (fixed pruning) and kdv_threshold (adaptive pruning) exclude each other")
         if self.pruner not in PRUNERS:
-            raise ValueError(f"unknown kdv_pruner {self.pruner!r}, known: {', '.join(sorted(PRUNERS))}")
+            raise ValueError(f"unknown pruner {self.pruner!r}, known: {', '.join(sorted(PRUNERS))}")
         if self.tau is not None:
             _check_tau(self.tau)
         elif self.rho is None:
@@ -175,22 +175,22 @@ class KdvSettings:
             _check_rho(self.rho)
 
 
-def kdv_settings(
+def kdv_config(
     enable_kdv: bool,
     kdv_ratio: Optional[float],
     kdv_threshold: Optional[float],
-    kdv_pruner: str,
-    kdv_seed: int,
-) -> Optional[KdvSettings]:
+    pruner: str,
+    pruner_seed: int,
+) -> Optional[KdvConfig]:
     """The settings that the model's keyword arguments ask for; None when KDV is off.
 
-    Raises ValueError as `KdvSettings` does, and when a `kdv_*` argument is given although KDV is off: such a
+    Raises ValueError as `KdvConfig` does, and when a `kdv_*` argument is given although KDV is off: such a
     call would run unpruned and look as if it had been pruned.
     """
     if enable_kdv:
-        return KdvSettings(kdv_ratio, kdv_threshold, kdv_pruner, kdv_seed)
-    if (kdv_ratio, kdv_threshold, kdv_pruner, kdv_seed) != (None, None, "kdv", 0):
-        raise ValueError("kdv_ratio, kdv_threshold, kdv_pruner and kdv_seed need enable_kdv=True")
+        return KdvConfig(kdv_ratio, kdv_threshold, pruner, pruner_seed)
+    if (kdv_ratio, kdv_threshold, pruner, pruner_seed) != (None, None, "kdv", 0):
+        raise ValueError("kdv_ratio, kdv_threshold, pruner and pruner_seed need enable_kdv=True")
     return None
 
 
@@ -208,7 +208,7 @@ class VisualItem:
     keys: Optional[torch.Tensor]
 
 
-def select(item: VisualItem, settings: KdvSettings) -> torch.Tensor:
+def prune_item(item: VisualItem, settings: KdvConfig) -> torch.Tensor:
     """The kept tokens of one item: ascending int64 indices into its N tokens. Raises ValueError without keys."""
     if item.keys is None:
         raise ValueError("this visual item was encoded without keys and cannot be pruned: encode it with return_keys")
@@ -225,7 +225,7 @@ def patch_grids(items: Sequence[VisualItem], kind: str, merge_size: int) -> Opti
     return torch.tensor([(t, h * merge_size, w * merge_size) for t, h, w in grids]) if grids else None
 
 
-def tower_calls(grids: Sequence[Sequence[int]], max_patches: int) -> list[list[list[int]]]:
+def chunk_vision_batches(grids: Sequence[Sequence[int]], max_patches: int) -> list[list[list[int]]]:
     """Which whole frames share a call of the vision tower: up to `max_patches` patches, at least one frame.
 
     Frames do not see each other in the tower, so a long video can go through in pieces, and takes the memory of one.
@@ -295,7 +295,7 @@ def repeat_row_items(
     return tuple(repeated)
 
 
-def gather_plan(keep_mask: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def left_pad_indices(keep_mask: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Which columns of a pruned batch come from where, left-padded to the longest row that is left.
 
     Args:

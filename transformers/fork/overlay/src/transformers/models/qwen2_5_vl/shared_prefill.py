@@ -74,8 +74,8 @@ class Prefill:
 
 
 @dataclass(frozen=True, eq=False)
-class Ended:
-    """A rollout that has come to its end, as `decided` gets it.
+class FinishedRollout:
+    """A rollout that has come to its end, as `stopping_fn` gets it.
 
     tokens, finished, mean_logprob: as in `Rollouts`.
     """
@@ -91,7 +91,7 @@ class Rollouts:
 
     tokens: per rollout its new tokens, the end token included; none when it was stopped before it began.
     finished: per rollout whether it ended by itself (False: cut off, or stopped).
-    stopped: per rollout whether it was given up because all was `decided`.
+    stopped: per rollout whether it was given up because `stopping_fn` said so.
     mean_logprobs: per rollout the mean log-probability of its tokens under the model's own distribution: its logits
     as they are, before any processor, temperature or top-p; None for no tokens.
     cache_bytes: the largest size that the decoding cache took, the prompt's part counted once.
@@ -212,7 +212,7 @@ class _FewRows(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def few_rows(model) -> AbstractContextManager:
+def onednn_for_few_rows(model) -> AbstractContextManager:
     """What a step of decoding runs under. The mode costs each operator some microseconds, which only a model with large
     matrices earns back."""
     there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -241,8 +241,8 @@ def prefill(
     enable_kdv: bool = False,
     kdv_ratio: Optional[float] = None,
     kdv_threshold: Optional[float] = None,
-    kdv_pruner: str = "kdv",
-    kdv_seed: int = 0,
+    pruner: str = "kdv",
+    pruner_seed: int = 0,
 ) -> Prefill:
     """Read one prompt: every patch through the vision tower once, the language model once.
 
@@ -252,10 +252,10 @@ def prefill(
         pixel_values and so on: what the processor gives.
         visual_items: what an earlier prefill has encoded (`Prefill.visual_items`), instead of pixels and grids.
             One that was encoded with KDV off has no keys, and cannot be pruned later.
-        enable_kdv, kdv_ratio, kdv_threshold, kdv_pruner, kdv_seed: as for `generate`.
+        enable_kdv, kdv_ratio, kdv_threshold, pruner, pruner_seed: as for `generate`.
 
     Returns:
-        `Prefill`. Raises ValueError for a batch, for padding, and as `KdvSettings` does.
+        `Prefill`. Raises ValueError for a batch, for padding, and as `KdvConfig` does.
     """
     if input_ids.shape[0] != 1:
         raise ValueError(f"prefill reads one prompt at a time, got a batch of {input_ids.shape[0]}")
@@ -280,8 +280,8 @@ def prefill(
         enable_kdv=enable_kdv,
         kdv_ratio=kdv_ratio,
         kdv_threshold=kdv_threshold,
-        kdv_pruner=kdv_pruner,
-        kdv_seed=kdv_seed,
+        pruner=pruner,
+        pruner_seed=pruner_seed,
     )
     hidden = outputs.last_hidden_state[:, -1]
     logits = model.lm_head(hidden).to(device, torch.float32)
@@ -349,18 +349,18 @@ def extend(model, prefill: Prefill, input_ids: torch.Tensor) -> Prefill:
     )
 
 
-def uniform(seed: int, item: int, rollout: int, step: int) -> float:
+def uniform(seed: int, query_index: int, rollout: int, step: int) -> float:
     """The random number in [0, 1) of one step of one rollout.
 
-    Philox4x64 (Salmon et al. 2011) keyed with (seed, item), at counter (rollout, step): it depends on nothing else,
+    Philox4x64 (Salmon et al. 2011) keyed with (seed, query_index), at counter (rollout, step): it depends on nothing else,
     so a rollout is the same whatever K is, and whichever others run beside it.
     """
-    key = np.array([seed, item], dtype=np.uint64)
+    key = np.array([seed, query_index], dtype=np.uint64)
     bits = np.random.Philox(key=key, counter=(0, step, rollout, 0)).random_raw()
     return (int(bits) >> 11) * 2.0**-53
 
 
-def _invert(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+def sample_inverse_cdf(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """The tokens `(K,)` at which the cumulative probability of each row of scores `(K, V)` passes its uniform `(K,)`.
 
     -1 where scores are not finite: to raise here would make the host wait for the device once more.
@@ -453,7 +453,7 @@ class _Decoder:
         self.last = torch.full((1,), -1, device=self.device)  # where a row's last token lies in its own cache
         self.live = torch.arange(rows, device=self.device)  # which of the rows are read
         self.steps = 0
-        self.products = few_rows(model)
+        self.products = onednn_for_few_rows(model)
         self.captures = _can_be_captured(model, self.device)
         self.replay: Optional[Callable[[], torch.Tensor]] = None
 
@@ -502,7 +502,8 @@ class _Decoder:
 
 
 def _wave(
-    model, prefill: Prefill, active: Sequence[int], host, max_new_tokens: int, temperature: float, seed: int, item: int
+    model, prefill: Prefill, active: Sequence[int], host, max_new_tokens: int, temperature: float, seed: int,
+    query_index: int,
 ) -> Iterator[tuple[list[tuple[int, int, bool, float]], int]]:
     """Decodes the rollouts `active` side by side, step by step, until the last of them has come to its end.
 
@@ -519,9 +520,9 @@ def _wave(
         if temperature:
             if step % BLOCK == 0:
                 ahead = range(step, min(step + BLOCK, max_new_tokens))
-                drawn = [[uniform(seed, item, i, t) for t in ahead] for i in active]
+                drawn = [[uniform(seed, query_index, i, t) for t in ahead] for i in active]
                 uniforms = torch.tensor(drawn, dtype=torch.double, device=device)
-            chosen = _invert(scores, uniforms[:, step % BLOCK])
+            chosen = sample_inverse_cdf(scores, uniforms[:, step % BLOCK])
         else:
             chosen = scores.argmax(dim=-1)
         ids = torch.cat([ids, chosen[:, None]], dim=1)
@@ -557,15 +558,16 @@ def rollout(
     temperature: float = 0.7,
     top_p: float = 0.9,
     seed: int = 0,
-    item: int = 0,
-    at_once: Optional[int] = None,
-    decided: Optional[Callable[[Mapping[int, Ended]], bool]] = None,
+    query_index: int = 0,
+    rollout_batch_size: Optional[int] = None,
+    stopping_fn: Optional[Callable[[Mapping[int, FinishedRollout]], bool]] = None,
+    step_fn: Optional[Callable[[Sequence[tuple[int, int, bool]]], None]] = None,
 ) -> Rollouts:
     """Start `num_rollouts` rows from a prefill, each sampling its own first token; finished rows cost no more steps.
 
     The logits go through Transformers' own processors (the model's `generation_config`, with the temperature and
-    top-p given here and no top-k); what is left is sampled by inverting its CDF at `uniform(seed, item, i, t)`.
-    Rollout i is therefore the same for every `num_rollouts`, `at_once` and `decided`, up to floating point: a matrix
+    top-p given here and no top-k); what is left is sampled by inverting its CDF at `uniform(seed, query_index, i, t)`.
+    Rollout i is therefore the same for every `num_rollouts`, `rollout_batch_size` and `stopping_fn`, up to floating point: a matrix
     product's last bits may depend on its number of rows, which in float32 on the CPU hardly ever changes a token.
     On one GPU, steps are captured as graphs (see `_Decoder`), and finished rows are only read no more; call it from
     one thread per GPU.
@@ -577,25 +579,26 @@ def rollout(
         max_new_tokens: per rollout, at least 1.
         temperature: 0 is greedy decoding: K equal rollouts.
         top_p: in (0, 1].
-        seed, item: whole numbers from 0, of 64 bits; the item is the query's number in its set.
-        at_once: how many rollouts run side by side, at least 1; the next so many begin when all of these have come to
+        seed, query_index: whole numbers from 0, of 64 bits; the latter is the query's number in its set.
+        rollout_batch_size: how many rollouts run side by side, at least 1; the next so many begin when all of these have come to
             their ends. None: all K.
-        decided: asked whenever rollouts have come to their ends and others have not: whether those that have, by index,
+        step_fn: called after every step with (rollout, new token, whether it ended) of each running rollout.
+        stopping_fn: asked whenever rollouts have come to their ends and others have not: whether those that have, by index,
             settle all. When it says so, the others are stopped where they are, or never begun.
 
     Returns:
         `Rollouts`. Raises ValueError for values out of range, for logits that are not finite, and for a model with
         sliding-window attention.
     """
-    at_once = num_rollouts if at_once is None else at_once
-    if min(num_rollouts, max_new_tokens, at_once) < 1:
+    rollout_batch_size = num_rollouts if rollout_batch_size is None else rollout_batch_size
+    if min(num_rollouts, max_new_tokens, rollout_batch_size) < 1:
         raise ValueError(
-            f"num_rollouts, max_new_tokens and at_once are at least 1, got {num_rollouts}, {max_new_tokens}, {at_once}"
+            f"num_rollouts, max_new_tokens and rollout_batch_size are at least 1, got {num_rollouts}, {max_new_tokens}, {rollout_batch_size}"
         )
     if not (0 <= temperature < float("inf") and 0 < top_p <= 1):
         raise ValueError(f"temperature is finite from 0 and top_p in (0, 1], got {temperature} and {top_p}")
-    if min(seed, item) < 0 or max(seed, item) >= 2**64:
-        raise ValueError(f"seed and item are whole numbers from 0 to 2**64 - 1, got {seed} and {item}")
+    if min(seed, query_index) < 0 or max(seed, query_index) >= 2**64:
+        raise ValueError(f"seed and query_index are whole numbers from 0 to 2**64 - 1, got {seed} and {query_index}")
     if any(prefill.cache.is_sliding):
         raise ValueError("rollouts attend to the whole prompt; the model has layers with sliding-window attention")
     device = prefill.input_ids.device
@@ -603,11 +606,11 @@ def rollout(
     *host, end_tokens = _host(model, prefill.prompt_length, max_new_tokens, temperature, top_p, device)
     tokens: list[list[int]] = [[] for _ in range(num_rollouts)]
     logprobs = [0.0] * num_rollouts
-    ended: dict[int, Ended] = {}
+    ended: dict[int, FinishedRollout] = {}
     largest = 0
-    waves = (range(first, min(first + at_once, num_rollouts)) for first in range(0, num_rollouts, at_once))
+    waves = (range(first, min(first + rollout_batch_size, num_rollouts)) for first in range(0, num_rollouts, rollout_batch_size))
     steps = chain.from_iterable(
-        _wave(model, prefill, wave, host, max_new_tokens, temperature, seed, item) for wave in waves
+        _wave(model, prefill, wave, host, max_new_tokens, temperature, seed, query_index) for wave in waves
     )
     for rows, nbytes in steps:
         largest = max(largest, nbytes)
@@ -616,8 +619,10 @@ def rollout(
             tokens[i].append(token)
             logprobs[i] += logprob
             if end:  # of the length, too, which cuts a rollout off
-                ended[i] = Ended(tuple(tokens[i]), token in end_tokens, logprobs[i] / len(tokens[i]))
-        if decided is not None and before < len(ended) < num_rollouts and decided(ended):
+                ended[i] = FinishedRollout(tuple(tokens[i]), token in end_tokens, logprobs[i] / len(tokens[i]))
+        if step_fn is not None:
+            step_fn([row[:3] for row in rows])
+        if stopping_fn is not None and before < len(ended) < num_rollouts and stopping_fn(ended):
             break
     return Rollouts(
         tokens=tuple(map(tuple, tokens)),

@@ -1,0 +1,125 @@
+"""Draws the garden's contact sheet: two items for each task and level, one of each form, nobody having picked them.
+
+python -m avis.garden.sheet --out assets/garden.png
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from avis.garden.render import frames, render
+from avis.garden.scenes import LEVELS
+from avis.garden.tasks import FORMS, TASKS, Item, item_for
+
+CELL, TALL = 274, 210  # pixels: a picture's width, and its height at most
+GAP, SIDE, HEAD = 12, 122, 118  # between cells, left of them for the tasks' names, above them for title and levels
+TEXT, LINE = 14, 18  # size of the small type, and from one line to the next
+PAPER, STRIPE, INK, FAINT, GREEN, RED = "#faf6ec", "#f1ead8", "#3a2f28", "#8d8071", "#2f6b3c", "#a04030"
+MEDIA = {"image": "one picture", "images": "two pictures", "video": "a clip"}
+COLOURS = 256  # what is drawn needs no more, and the file stays small
+
+
+def shown(split: str = "train") -> dict[tuple[str, int], list[Item]]:
+    """The first free and the first multiple-choice item of each task and level, in the order of the split."""
+    found: dict[tuple[str, int, str], Item] = {}
+    index = 0
+    while len(found) < len(TASKS) * len(LEVELS) * len(FORMS):
+        item = item_for(split, index)
+        found.setdefault((item.task, item.level, item.form), item)
+        index += 1
+    return {(t, n): [found[t, n, form] for form in FORMS] for t in TASKS for n in range(1, len(LEVELS) + 1)}
+
+
+def strip(item: Item) -> Image.Image:
+    """The item's picture, its two pictures side by side, or three frames of its clip, `CELL` pixels wide at most."""
+    if item.medium == "video":
+        seconds = item.scenes[0].seconds
+        pictures = list(frames(item.scenes[0], [seconds / 6, seconds / 2, seconds * 5 / 6]))
+    else:
+        pictures = [render(scene) for scene in item.scenes]
+    wide = (CELL - 4 * (len(pictures) - 1)) // len(pictures)
+    scale = min(min(wide / picture.width, TALL / picture.height) for picture in pictures)
+    small = [p.resize((round(scale * p.width), round(scale * p.height)), Image.LANCZOS) for p in pictures]
+    sheet = Image.new("RGB", (sum(p.width + 4 for p in small) - 4, max(p.height for p in small)), PAPER)
+    left = 0
+    for picture in small:
+        sheet.paste(picture, (left, 0))
+        left += picture.width + 4
+    return sheet
+
+
+def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """The text in lines of at most `width` pixels, broken between words."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) > width and lines[-1]:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def caption(item: Item, font: ImageFont.FreeTypeFont) -> list[tuple[str, str]]:
+    """The lines beneath a picture, each with its colour: question, options, answer."""
+    question, _, options = item.question.partition("\n")
+    lines = [(line, INK) for line in wrapped(question, font, CELL)]
+    lines += [(line, FAINT) for line in wrapped(options, font, CELL) if line]
+    answer = item.answer if item.form == "free" else f"{item.answer}, {item.value}"
+    return lines + [(answer, GREEN) if item.answerable else (f"{answer} (nobody can tell)", RED)]
+
+
+def sheet() -> Image.Image:
+    """The whole sheet, RGB: a row a task, two columns a level."""
+    small, middle, large = (ImageFont.load_default(size) for size in (TEXT, 20, 40))
+    items, step = shown(), CELL + GAP
+    rows = []
+    for task in TASKS:
+        row = [item for level in range(1, len(LEVELS) + 1) for item in items[task, level]]
+        rows.append((task, [(strip(item), caption(item, small)) for item in row]))
+    tops = [HEAD]
+    for _, cells in rows:
+        drawn, text = max(p.height for p, _ in cells), max(len(lines) for _, lines in cells)
+        tops.append(tops[-1] + drawn + 8 + text * LINE + 20)
+    width = SIDE + 2 * len(LEVELS) * step + GAP
+    canvas = Image.new("RGB", (width, tops[-1]), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((GAP + 4, 16), "The garden", INK, large)
+    note = "Every task at every level, the first free question and the first with options. The answer stands beneath."
+    draw.text((GAP + 244, 34), note, FAINT, middle)
+    for n, level in enumerate(LEVELS):
+        left = SIDE + 2 * n * step
+        if n % 2 == 0:
+            draw.rectangle([left - GAP // 2, HEAD - 44, left + 2 * step - GAP // 2 - 1, canvas.height], STRIPE)
+        draw.text((left + step - GAP / 2, HEAD - 24), f"level {level.number}", INK, middle, anchor="mm")
+    for (task, cells), top, bottom in zip(rows, tops, tops[1:], strict=False):
+        draw.line([GAP, top - 9, width - GAP, top - 9], "#ddd2bb")
+        draw.text((GAP + 4, top), task, INK, middle)
+        draw.text((GAP + 4, top + 27), MEDIA[TASKS[task].medium], FAINT, small)
+        tallest = max(picture.height for picture, _ in cells)
+        for n, (picture, lines) in enumerate(cells):
+            left = SIDE + n * step
+            canvas.paste(picture, (left + (CELL - picture.width) // 2, top + (tallest - picture.height) // 2))
+            for row, (line, colour) in enumerate(lines):
+                draw.text((left, top + tallest + 8 + row * LINE), line, colour, small)
+    return canvas
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; a file that cannot be written is told in one line, and gives 2."""
+    parser = argparse.ArgumentParser(prog="python -m avis.garden.sheet", description="Draw the garden's contact sheet.")
+    parser.add_argument("--out", type=Path, default=Path("assets/garden.png"))
+    out = parser.parse_args(argv).out
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        sheet().quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""A split of the garden as a set of questions, and the one place that opens any set by its name::
+
+source = open_source("garden:dev")          # or a .tsv or .jsonl file
+question = source.question(7)
+messages = question.messages(source.media(7, folder))
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from string import ascii_uppercase
+
+from avis.garden.make import chat_parts
+from avis.garden.tasks import SPLIT_SIZES, item_for
+from avis.questions import Label, Question, QuestionFile
+
+
+class GardenSource:
+    """A split of the garden, drawn when it is asked for.
+
+    Attributes:
+        name: `garden-<split>`.
+        split: its name.
+    """
+
+    def __init__(self, split: str):
+        """Raises ValueError for no such split."""
+        if split not in SPLIT_SIZES:
+            raise ValueError(f"split must be one of {', '.join(SPLIT_SIZES)}, got {split!r:.100}")
+        self.split, self.name = split, f"garden-{split}"
+
+    def __len__(self) -> int:
+        return SPLIT_SIZES[self.split]
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of the split's items as drawn: scenes, questions and answers, without their pixels."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            digest.update(json.dumps(asdict(item_for(self.split, index)), sort_keys=True, default=str).encode())
+        return digest.hexdigest()
+
+    def groups(self) -> Iterator[list[int]]:
+        """Yield the questions' indices in order, those about one scene together."""
+        for _, group in groupby(range(len(self)), lambda index: item_for(self.split, index).scene_id):
+            yield list(group)
+
+    def question(self, index: int) -> Question:
+        """Return a question."""
+        item = item_for(self.split, index)
+        label = Label(
+            truth=item.answer,
+            options=dict(zip(ascii_uppercase, item.options, strict=False)) or None,
+            scene=item.scene_id,
+            task=item.task,
+            level=item.level,
+            form=item.form,
+            medium=item.medium,
+            answerable=item.answerable,
+        )
+        return Question(index, item.question, label=label)
+
+    def media(self, index: int, folder: Path) -> list[dict]:
+        """Return what a question shows, as parts of a turn; videos are written into `folder`, as a user's are files."""
+        return chat_parts(item_for(self.split, index).scenes, folder)
+
+
+def open_source(name: str, split: str = "calibration") -> GardenSource | QuestionFile:
+    """Return the set of questions of a name: "garden", "garden:<split>", or a .tsv or .jsonl file.
+
+    Args:
+        name: of the set.
+        split: of the garden, when the name has none.
+
+    Raises:
+        ValueError: no such split or file, or a file of another kind.
+    """
+    kind, _, given = name.partition(":")
+    if kind == "garden":
+        return GardenSource(given or split)
+    path = Path(name)
+    if path.suffix.lower() not in (".jsonl", ".tsv"):
+        raise ValueError(f"questions are garden, garden:SPLIT, or a .jsonl or .tsv file, got {name}")
+    return QuestionFile(path)

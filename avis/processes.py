@@ -1,0 +1,79 @@
+"""Work shared out to processes that end with the program, however it ends::
+
+for index, job in run_in_processes(draw, range(100), processes=4, initializer=load, initargs=("models/garden-tiny",)):
+    print(index, job.result())
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from multiprocessing.connection import wait
+from typing import Any, TypeVar
+
+Task = TypeVar("Task")
+
+
+def run_in_processes(
+    function: Callable[[Task], Any],
+    tasks: Iterable[Task],
+    processes: int,
+    initializer: Callable[..., None] | None = None,
+    initargs: tuple = (),
+) -> Iterator[tuple[Task, Future]]:
+    """Yield every task with its completed future, in order of completion.
+
+    Workers are fresh processes ("spawn"), so that no thread or device of this one is copied; Ctrl-C is for the program,
+    which ends them. A generator that is closed early ends them, too.
+
+    Args:
+        function: importable by name; called in a worker with a task.
+        tasks: picklable; one call each.
+        processes: workers, at most one a task.
+        initializer: called once in each worker.
+        initargs: its arguments.
+    """
+    tasks = list(tasks)
+    if not tasks:
+        return
+    pool = ProcessPoolExecutor(
+        min(processes, len(tasks)),
+        multiprocessing.get_context("spawn"),
+        _start_worker,
+        (initializer, initargs),
+    )
+    workers: list[Any] = []
+    is_complete = False
+    try:
+        jobs = {pool.submit(function, task): task for task in tasks}
+        workers = list(pool._processes.values())
+        for job in as_completed(jobs):
+            yield jobs[job], job
+        is_complete = True
+    finally:
+        if not is_complete:  # an error or Ctrl-C: what the workers are at is done again
+            for worker in workers:
+                worker.terminate()
+        pool.shutdown(wait=is_complete, cancel_futures=True)
+
+
+def _start_worker(initializer: Callable[..., None] | None, initargs: tuple) -> None:
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def end_with_parent() -> None:
+    """Make this worker end when the program is killed, which then cannot end it."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,103 @@
+"""Where a result comes from: hashes of weights and versions of software, computed only when a record needs them."""
+
+import hashlib
+import json
+import os
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+from avis.files import sha256, write_json
+
+_FINGERPRINT_BYTES = 2**20  # read of each weights file, after its header
+
+
+def weights_files(path: str) -> list[Path]:
+    """Return a checkpoint's safetensors files in order of name; none for a model that came from no files.
+
+    Args:
+        path: a model folder, or a hub name whose files are on this disk.
+    """
+    if not path:
+        return []
+    from avis.loading import model_folder  # which imports torch and the hub's client
+
+    return sorted(model_folder(path).glob("*.safetensors"))
+
+
+def weights_sha256(path: str) -> str | None:
+    """Return the SHA-256 over a checkpoint's weights; None for a model that came from no files.
+
+    A file is read once: its hash is remembered by path, size and time stamp in a small cache folder, which may be
+    missing or not writable.
+
+    Args:
+        path: a model folder, or a hub name whose files are on this disk.
+    """
+    files = weights_files(path)
+    if not files:
+        return None
+    return _remembered_sha256(tuple((str(file.resolve()), *_stamp(file)) for file in files))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=8)
+def _remembered_sha256(files: tuple[tuple[str, int, int], ...]) -> str:
+    name = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:32]
+    entry = _cache_folder() / f"weights-{name}.json"
+    try:
+        remembered = json.loads(entry.read_bytes())
+        if remembered["files"] == [list(file) for file in files]:
+            return remembered["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not hashed yet, or a damaged entry
+    found = sha256(Path(path) for path, _, _ in files)
+    try:
+        write_json(entry, {"files": files, "sha256": found})
+    except OSError:
+        pass  # a read-only home: hashed again next time
+    return found
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "avis"
+
+
+def quick_fingerprint(path: str) -> str | None:
+    """Return a fingerprint of a checkpoint's weights that takes milliseconds, whatever their size.
+
+    It covers names and sizes of the safetensors files, their headers, and the first MiB of each file's tensors.
+
+    Args:
+        path: a model folder, or a hub name whose files are on this disk.
+
+    Returns:
+        A SHA-256; None for a model that came from no files.
+    """
+    files = weights_files(path)
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for path_ in files:
+        digest.update(f"{path_.name} {path_.stat().st_size}\n".encode())
+        with path_.open("rb") as file:
+            header = file.read(8)
+            digest.update(header + file.read(int.from_bytes(header, "little") + _FINGERPRINT_BYTES))
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Return versions of what decides a result, and the hash of the fork's patches and overlay as "patch_set"."""
+    import torch  # seconds, as the next one
+    import transformers
+
+    fork = Path(transformers.__file__).parents[2] / "fork"
+    ours = [fork / "upstream.toml", *sorted(fork.glob("patches/*.patch")), *sorted(fork.glob("overlay/**/*.py"))]
+    others = {name: version(name) for name in ("transformers", "av", "pillow")}
+    return {"torch": str(torch.__version__), **others, "patch_set": sha256(ours)}

@@ -1,0 +1,320 @@
+"""Questions about images and videos from files: a JSONL file, a VLMEvalKit table, or a folder of images::
+
+    source = QuestionFile(Path("MMStar.tsv"))
+    question = source.question(7)
+    messages = question.messages(source.media(7))
+
+A line of JSONL has `image` and `video` (a path or a list of paths, relative to the file, shown in the order of the
+line), and `prompt`, or `question` with `options` (a list or an object). A `prompt` that is a list is a question and its
+follow-ups. With an `answer` the question has a label, and may have `task`, `level` and `scene` (what questions share, by
+which intervals and splits go; else it is what they show).
+
+A table (`.tsv`) has the columns `image` (base64, a list of such, or another row's `index`), `question` and `answer`, of
+multiple choice A, B, ..; and any of `index`, `hint`, `category` and `l2-category`. Needs no torch.
+"""
+
+import ast
+import base64
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from os.path import relpath
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+from PIL import Image
+
+from avis.files import check_file
+from avis.images import read_image
+from avis.prompts import check_text
+
+IMAGE_SUFFIXES = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_KINDS = ("image", "video")
+
+
+@dataclass(frozen=True)
+class Label:
+    """What is known about a question.
+
+    Attributes:
+        truth: the right answer; a letter of `options`, or free text.
+        options: the options' texts by letter; None for a free answer.
+        scene: what questions share that show the same.
+        task: its kind of question.
+        level: of difficulty; None when not known.
+        form: "choice" or "free".
+        medium: "image", "images" (several) or "video".
+        answerable: whether the pixels tell the answer, as far as is known.
+    """
+
+    truth: str
+    options: dict[str, str] | None
+    scene: Any
+    task: str
+    level: Any
+    form: str
+    medium: str
+    answerable: bool = True
+
+
+@dataclass(frozen=True)
+class Question:
+    """One example of a data set.
+
+    Attributes:
+        index: its number in the set, from 0.
+        text: as put to the model, options included.
+        follow_ups: asked one by one after the answer.
+        system_prompt: of the chat; None: the model's own.
+        label: its right answer and what else is known; None for a question without an answer.
+        input: the line it came from, as JSON.
+    """
+
+    index: int
+    text: str
+    follow_ups: tuple[str, ...] = ()
+    system_prompt: str | None = None
+    label: Label | None = None
+    input: Any = None
+
+    def messages(self, media: list[dict]) -> list[dict]:
+        """Return the chat that asks this question about media, which are parts of a turn."""
+        system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
+        return [*system, {"role": "user", "content": [*media, {"type": "text", "text": self.text}]}]
+
+
+class QuestionFile:
+    """The questions of a JSONL file or a VLMEvalKit table, in order, each read when it is asked for.
+
+    Attributes:
+        name: of the set: the file's, without its ending.
+        sha256: of the file.
+    """
+
+    def __init__(
+        self, path: Path, prompt: str | None = None, system_prompt: str | None = None, needs_answers: bool = True
+    ):
+        """Read the file.
+
+        Args:
+            path: of the file; a name that ends with .tsv is a table.
+            prompt: of lines that have none.
+            system_prompt: of all questions.
+            needs_answers: whether a question without an answer is an error.
+
+        Raises:
+            ValueError: no such file, or not of questions.
+        """
+        data = check_file(path).read_bytes()
+        self.path, self.name, self.sha256 = path, path.stem, hashlib.sha256(data).hexdigest()
+        self._prompt, self._system_prompt, self._needs_answers = prompt, system_prompt, needs_answers
+        self._is_table = path.suffix.lower() == ".tsv"
+        if self._is_table:
+            self._rows: list[Any] = _table_rows(path, data)
+        else:
+            self._rows = [line for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
+        if not self._rows:
+            raise ValueError(f"no questions in {path}")
+        self._images = {row["index"]: row["image"] for row in self._rows if row.get("index")} if self._is_table else {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def groups(self) -> Iterator[list[int]]:
+        """Yield the questions' indices, those of one scene together, in the order of the scenes' first questions."""
+        found: dict[Any, list[int]] = {}
+        for index in range(len(self)):
+            label = self.question(index).label
+            found.setdefault(index if label is None else label.scene, []).append(index)
+        yield from found.values()
+
+    def question(self, index: int) -> Question:
+        """Return a question. Raises ValueError, with the number of its line or row, when something is missing."""
+        try:
+            return self._question(index, *self._read(index))
+        except (ValueError, KeyError, TypeError, AttributeError, SyntaxError, RecursionError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise ValueError(f"{self._place(index)}: {str(reason).partition(chr(10))[0]}") from None
+
+    def media(self, index: int, folder: Path | None = None) -> list[dict]:
+        """Return what a question shows, as parts of a turn.
+
+        Args:
+            index: of the question.
+            folder: not used: the files are where they are.
+
+        Raises:
+            ValueError: a table's image cannot be read.
+        """
+        _, names = self._read(index)
+        if not self._is_table:
+            return [{"type": kind, kind: name} for kind in names for name in names[kind]]
+        try:
+            images = [Image.open(io.BytesIO(base64.b64decode(cell))) for cell in names["image"]]
+            return [{"type": "image", "image": read_image(image)} for image in images]
+        except Exception:  # a table's cell may hold anything
+            raise ValueError(f"{self._place(index)}: its image cannot be read") from None
+
+    def input(self, index: int) -> Any:
+        """Return the line of a question as JSON; its text when it is no JSON."""
+        if self._is_table:
+            return {name: cell for name, cell in self._rows[index].items() if name != "image"}
+        try:
+            return _json_value(self._rows[index])
+        except ValueError:
+            return self._rows[index].decode(errors="replace")
+
+    def _place(self, index: int) -> str:
+        return f"{self.path} {'row' if self._is_table else 'line'} {index + 1}"
+
+    def _read(self, index: int) -> tuple[dict[str, Any], dict[str, list[str]]]:
+        """Return a row or line, and by kind what it shows: images in base64, or paths."""
+        if self._is_table:
+            row = self._rows[index]
+            cell = self._images.get(row["image"], row["image"]) or ""
+            letters = [letter for letter in ascii_uppercase if row.get(letter)]
+            text = "\n".join(part for part in (row.get("hint"), row["question"]) if part)
+            row = row | {"question": text, "options": {letter: row[letter] for letter in letters}}
+            return row, {"image": ast.literal_eval(cell) if cell.startswith("[") else [cell] * bool(cell)}
+        row = _json_value(self._rows[index])
+        if not isinstance(row, dict):
+            raise ValueError("a question is a JSON object")
+        names: dict[str, list[str]] = {}
+        for kind in (key for key in row if key in _KINDS):
+            paths = row[kind] if isinstance(row[kind], list) else [row[kind]]
+            if not all(isinstance(path, str) and path for path in paths):
+                raise ValueError(f'"{kind}" must be a path or a list of paths')
+            names[kind] = [path if "://" in path else str(self.path.parent / path) for path in paths]
+        if not any(names.values()):
+            raise ValueError('nothing to see: "image" or "video" is missing')
+        return row, names
+
+    def _question(self, index: int, row: dict[str, Any], names: dict[str, list[str]]) -> Question:
+        options = _lettered(row.get("options"))
+        texts = _texts(row.get("prompt") or row.get("question") or self._prompt)
+        if options and not row.get("prompt"):
+            texts[0] += "\n" + " ".join(f"{letter}. {option}" for letter, option in options.items())
+        label = None
+        if row.get("answer") not in (None, ""):
+            label = Label(
+                truth=str(row["answer"]),
+                options=options,
+                scene=str(row.get("scene") or self._shown(names)),
+                task=str(row.get("task") or row.get("category") or self.name),
+                level=row.get("level") or row.get("l2-category") or None,
+                form="choice" if options else "free",
+                medium="video" if names.get("video") else "image" if len(names["image"]) == 1 else "images",
+            )
+        elif self._needs_answers:
+            raise ValueError('"answer" is missing')
+        return Question(index, texts[0], tuple(texts[1:]), self._system_prompt, label, self.input(index))
+
+    def _shown(self, names: dict[str, list[str]]) -> str:
+        """Return a name for what a question shows: the same images are the same scene, however the file's path is."""
+        if not self._is_table:
+            names = {kind: [relpath(name, self.path.parent) for name in names[kind]] for kind in names}
+        return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
+
+
+class ImageFolder:
+    """One question about each image of a folder, by name.
+
+    Attributes:
+        name: of the folder.
+    """
+
+    def __init__(self, path: Path, prompt: str | None, system_prompt: str | None = None):
+        """List the folder.
+
+        Args:
+            path: of the folder.
+            prompt: the question.
+            system_prompt: of all chats.
+
+        Raises:
+            ValueError: no images, or no prompt.
+        """
+        self.path, self.name = path, path.name
+        self._names = sorted(file.name for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not self._names:
+            raise ValueError(f"no images in {path}")
+        if prompt is None:
+            raise ValueError("a folder of images needs --prompt")
+        self._prompt, self._system_prompt = _texts(prompt)[0], system_prompt
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def question(self, index: int) -> Question:
+        """Return the question about an image."""
+        return Question(index, self._prompt, (), self._system_prompt, None, self.input(index))
+
+    def media(self, index: int, folder: Path | None = None) -> list[dict]:
+        """Return the image as a part of a turn; `folder` is not used."""
+        return [{"type": "image", "image": str(self.path / self._names[index])}]
+
+    def input(self, index: int) -> Any:
+        """Return the line that a JSONL file would have for this question."""
+        return {"image": self._names[index]}
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of the images' names."""
+        return hashlib.sha256("\n".join(self._names).encode(errors="surrogateescape")).hexdigest()
+
+
+def _lettered(options: Any) -> dict[str, str] | None:
+    """Return options by letter; None for none. Raises ValueError for anything but a list or an object."""
+    if not options:
+        return None
+    if isinstance(options, list):
+        if len(options) > len(ascii_uppercase):
+            raise ValueError(f"{len(options)} options need letters of their own: give an object")
+        options = dict(zip(ascii_uppercase, options, strict=False))
+    if not isinstance(options, dict):
+        raise ValueError('"options" must be a list or an object')
+    return {str(letter): str(option) for letter, option in options.items()}
+
+
+def _texts(asked: Any) -> list[str]:
+    """Return the question and its follow-ups. Raises ValueError for what cannot be asked."""
+    texts = asked if isinstance(asked, list) else [asked]
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError('no question: "prompt" must be a text, or a list of texts')
+    for text in texts:
+        check_text(text)
+    return list(texts)
+
+
+def _json_value(line: bytes) -> Any:
+    """Return the value of a line of JSON. Raises ValueError for anything else, NaN included."""
+
+    def refuse_constant(name: str):
+        raise ValueError(f"{name} is not JSON")
+
+    try:
+        return json.loads(line.decode(), parse_constant=refuse_constant)
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, too
+        raise ValueError(f"not a line of JSON: {error}") from None
+
+
+def _table_rows(path: Path, data: bytes) -> list[dict]:
+    """Return the rows of a table. Raises ValueError when it is none of VLMEvalKit's."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text") from None
+    csv.field_size_limit(2**31 - 1)  # a cell holds an image
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t"))
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a table: {error}") from None
+    missing = {"image", "question", "answer"} - set(rows[0] if rows else ())
+    if rows and missing:
+        raise ValueError(f"{path} is not a VLMEvalKit table: it has no column {', '.join(sorted(missing))}")
+    return rows

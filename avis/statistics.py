@@ -1,0 +1,120 @@
+"""Intervals and tests of what is measured: one cluster bootstrap for all rooms; what libraries have comes from them::
+
+difference = paired_difference(right_a - right_b, scenes)
+print(difference.value, difference.low, difference.high, difference.p)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+RESAMPLES = 10_000
+_CHUNK = 500  # resamples drawn at a time, which bounds memory
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95% interval.
+
+    Attributes:
+        value: the estimate.
+        low: lower end.
+        high: upper end.
+        items: how many examples it was measured on.
+    """
+
+    value: float
+    low: float
+    high: float
+    items: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean paired difference.
+
+    Attributes:
+        value: the estimate.
+        low: lower end of the 95% bootstrap interval.
+        high: upper end.
+        p: two-sided bootstrap p-value.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
+    """Return Wilson's 95% interval of a share (Wilson 1927).
+
+    Args:
+        successes: need not be whole, as when two seeds are averaged.
+        trials: at least 1.
+    """
+    low, high = proportion_confint(successes, trials, alpha=0.05, method="wilson")
+    return max(0.0, float(low)), min(1.0, float(high))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for a family of comparisons (Holm 1979), in their order."""
+    return [] if not len(p_values) else multipletests(p_values, method="holm")[1].tolist()
+
+
+@lru_cache(maxsize=4)
+def resample_counts(clusters: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Return how often each bootstrap resample draws each cluster: `(resamples, clusters)` float32, read-only.
+
+    The same numbers for the same arguments, so that every comparison over the same clusters uses the same resamples.
+    """
+    rng = np.random.default_rng(seed)
+    even = np.full(clusters, 1 / clusters)
+    sizes = [min(_CHUNK, resamples - start) for start in range(0, resamples, _CHUNK)]
+    counts = np.concatenate([rng.multinomial(clusters, even, size).astype(np.float32) for size in sizes])
+    counts.flags.writeable = False
+    return counts
+
+
+def cluster_indices(clusters: Sequence[Any]) -> tuple[int, np.ndarray]:
+    """Return the number of distinct clusters, and `(n,)` the number of each entry's cluster."""
+    names, indices = np.unique(np.asarray(clusters), return_inverse=True)
+    return len(names), indices
+
+
+def paired_difference(values: np.ndarray, clusters: Sequence[Any]) -> Difference:
+    """Return the mean of paired differences, with a percentile interval over resampled clusters.
+
+    Args:
+        values: `(n,)`, one difference an example.
+        clusters: `(n,)`, the scene of each; examples of one scene are drawn together.
+    """
+    count, indices = cluster_indices(clusters)
+    sums = np.bincount(indices, values).astype(np.float64)
+    sizes = np.bincount(indices).astype(np.float64)
+    counts = resample_counts(count)
+    means = (counts @ sums) / (counts @ sizes)
+    low, high = np.quantile(means, (0.025, 0.975))
+    beyond = min((means <= 0).sum(), (means >= 0).sum())
+    p = min(1.0, 2 * (beyond + 1) / (len(means) + 1))
+    return Difference(float(values.mean()), float(low), float(high), float(p))
+
+
+def ratio_interval(numerators: np.ndarray, denominators: np.ndarray, clusters: Sequence[Any]) -> tuple[float, float]:
+    """Return the 95% percentile interval of sum(numerators) / sum(denominators) over resampled clusters.
+
+    Args:
+        numerators: `(n,)`, one value an example.
+        denominators: `(n,)`.
+        clusters: `(n,)`, as in `paired_difference`.
+    """
+    count, indices = cluster_indices(clusters)
+    counts = resample_counts(count)
+    ratios = (counts @ np.bincount(indices, numerators)) / (counts @ np.bincount(indices, denominators))
+    low, high = np.quantile(ratios, (0.025, 0.975))
+    return float(low), float(high)
