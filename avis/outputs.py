@@ -1,6 +1,7 @@
 """What a query gives back: `AvisOutput` and its parts, frozen and JSON-ready by `to_dict()`."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,8 @@ from avis.config import AvisConfig
 from avis.provenance import versions, weights_sha256
 
 if TYPE_CHECKING:
+    from transformers.models.qwen2_5_vl.shared_prefill import Prefill, Rollouts
+
     from avis.session import ConversationState
 
 
@@ -122,3 +125,21 @@ class AvisOutput:
         values["items"] = [asdict(item) for item in self.items]
         values |= {"versions": versions(), "weights_sha256": self.weights_sha256}
         return json.loads(json.dumps(values))  # tuples become lists
+
+
+def visual_item_outputs(prefill: "Prefill") -> tuple[VisualItemOutput, ...]:
+    """Return what was kept of each image and video of a prefill."""
+    found = []
+    for item, kept in zip(prefill.visual_items, prefill.kept, strict=True):
+        total = len(item.embeds)
+        found.append(VisualItemOutput(item.kind, total, len(kept), 1 - len(kept) / total))
+    return tuple(found)
+
+
+def rollout_outputs(
+    rollouts: "Rollouts", texts: Sequence[str], answers: Sequence[str | None]
+) -> tuple[RolloutOutput, ...]:
+    """Return each rollout with its text and the answer read from it."""
+    lengths = [len(tokens) for tokens in rollouts.tokens]
+    columns = (texts, answers, lengths, rollouts.finished, rollouts.stopped, rollouts.mean_logprobs)
+    return tuple(RolloutOutput(*values) for values in zip(*columns, strict=True))

@@ -34,7 +34,7 @@ from avis.config import AvisConfig
 from avis.costs import query_flops
 from avis.inputs import PIXEL_INPUTS, TIME_INPUTS, as_messages, opened_thought, pixel_bounds, prepare_inputs
 from avis.loading import advise_on_memory, load_model
-from avis.outputs import AvisOutput, RolloutOutput, VisualItemOutput
+from avis.outputs import AvisOutput, rollout_outputs, visual_item_outputs
 from avis.provenance import quick_fingerprint
 from avis.session import ConversationState, VisionCache
 from avis.voting import Vote, confidence_weight, is_decided, majority_vote
@@ -93,11 +93,14 @@ class AvisPipeline:
         processor: the model's.
         policy: chooses K; None: K is the configuration's.
         vision_cache: the last query's encoded images and videos.
+        policy_warning: one line when the policy was fitted on another backbone; else None.
     """
 
     def __init__(self, model: Qwen2_5_VLForConditionalGeneration, processor, policy: "PolicyModel | None" = None):
+        """Take what was loaded. Raises ValueError for a policy of another width."""
         self.model, self.processor, self.policy = model, processor, policy
         self.vision_cache = VisionCache()
+        self.policy_warning = None if policy is None else _check_policy(policy, model)
 
     @classmethod
     def from_pretrained(
@@ -132,8 +135,6 @@ class AvisPipeline:
             policy = PolicyModel(policy, model.device)
         else:
             model, processor = load_model(path, device, dtype, attn_implementation)
-        if policy is not None:
-            policy.check(model.config.vision_config.out_hidden_size, quick_fingerprint(model.config._name_or_path))
         return cls(model, processor, policy)
 
     def __call__(
@@ -247,9 +248,9 @@ def _resolve(
     """Turn the chat into inputs, and the configuration into what the prefill is given."""
     threshold = config.kdv_threshold
     if policy is not None:
-        other = policy.check(model.config.vision_config.out_hidden_size, quick_fingerprint(model.config._name_or_path))
-        if other:
-            warnings.warn(other, stacklevel=3)
+        warning = _check_policy(policy, model)
+        if warning:
+            warnings.warn(warning, stacklevel=3)
         if config.enable_kdv and config.kdv_ratio is None and threshold is None:
             threshold = policy.tau
     inputs = prepare_inputs(processor, messages, config)
@@ -267,6 +268,11 @@ def _resolve(
     }
     opening = opened_thought(processor, inputs["input_ids"])
     return _Query(inputs, pixels, visual_inputs, pruning, opening, config, query_index)
+
+
+def _check_policy(policy: "PolicyModel", model) -> str | None:
+    """Return one line of warning for another backbone of the same width. Raises ValueError for another width."""
+    return policy.check(model.config.vision_config.out_hidden_size, quick_fingerprint(model.config._name_or_path))
 
 
 def _pruner_seed(config: AvisConfig, query_index: int) -> int:
@@ -358,12 +364,12 @@ def _build_output(
     whole = [length for length, stopped in zip(lengths, rollouts.stopped, strict=True) if not stopped]
     reused = 0 if state is None else state.prefill.kept_length
     seconds = prefill.seconds | ({} if choice.seconds is None else {"policy": choice.seconds})
-    items = _item_outputs(prefill)
+    items = visual_item_outputs(prefill)
     return AvisOutput(
         text=ballot.texts[ballot.vote.index or 0],
         answer=ballot.vote.answer,
         votes=ballot.vote.counts,
-        rollouts=_rollout_outputs(ballot, rollouts, lengths),
+        rollouts=rollout_outputs(rollouts, ballot.texts, ballot.answers),
         num_rollouts=choice.num_rollouts,
         stopped_rollouts=sum(rollouts.stopped),
         new_tokens=sum(lengths),
@@ -387,18 +393,6 @@ def _build_output(
         query_index=query.query_index,
         model_path=model.config._name_or_path,
     )
-
-
-def _item_outputs(prefill: Prefill) -> tuple[VisualItemOutput, ...]:
-    found = []
-    for item, kept in zip(prefill.visual_items, prefill.kept, strict=True):
-        found.append(VisualItemOutput(item.kind, len(item.embeds), len(kept), 1 - len(kept) / len(item.embeds)))
-    return tuple(found)
-
-
-def _rollout_outputs(ballot: _Ballot, rollouts: Rollouts, lengths: list[int]) -> tuple[RolloutOutput, ...]:
-    columns = (ballot.texts, ballot.answers, lengths, rollouts.finished, rollouts.stopped, rollouts.mean_logprobs)
-    return tuple(RolloutOutput(*values) for values in zip(*columns, strict=True))
 
 
 def _backend(model) -> dict[str, str]:

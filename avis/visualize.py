@@ -13,32 +13,35 @@ from transformers.models.qwen2_5_vl.key_diversity import key_diversity_scores
 from avis.session import VisionCache
 
 _GAP, _TEXT = 12, 18  # pixels
-_SIDE, _FRAME, _FRAMES = 448, 224, 8  # least long side of a picture; of a frame in a strip; most frames in a strip
-_DIM = 0.2  # what is left of the colour of a pruned token
+_SIDE, _FRAME, _FRAMES = 448, 224, 8  # least long side of an image; long side of a strip's frames; their number
+_DIM = 0.2  # share of a pruned token's colour that is drawn
 # Dark blue over red to light yellow, from the least score to the largest.
 _HEAT = np.array([(13, 8, 60), (106, 23, 110), (188, 55, 84), (243, 120, 25), (252, 255, 164)], dtype=float)
 
 
-def draw_kept(memory: VisionCache, processor) -> Image.Image:
-    """One picture for all items of a query: at the left, or above for a video, what was kept, and the scores.
+def draw_kept(vision_cache: VisionCache, processor) -> Image.Image:
+    """Return one image for all items of a query: kept tokens at the left (above, for a video), and scores beside them.
 
     Args:
-        memory: of a query with KDV on.
+        vision_cache: of a query with KDV on.
         processor: the model's, which knows how pixels were scaled.
 
     Returns:
-        An RGB picture: per item a line of text and two panels of the same size. Pruned tokens are dimmed; the heat
-        map runs from the item's least score (dark, redundant) to its largest (light, diverse). Of a video up to 8
-        steps are shown, spread evenly. Raises ValueError when the query showed nothing or was not pruned.
+        An RGB image: per item a line of text and two panels of the same size. Pruned tokens are dimmed; the heat map
+        runs from the item's least score (dark, redundant) to its largest (light, diverse). A video shows up to 8 steps,
+        spread evenly.
+
+    Raises:
+        ValueError: the query showed nothing, or was not pruned.
     """
-    if not memory.items or any(item.keys is None for item in memory.items):
+    if not vision_cache.items or any(item.keys is None for item in vision_cache.items):
         raise ValueError("nothing was pruned: there are no kept tokens to draw")
     blocks, taken, seen = [], {"image": 0, "video": 0}, {"image": 0, "video": 0}
-    for item, kept in zip(memory.items, memory.kept, strict=True):
+    for item, kept in zip(vision_cache.items, vision_cache.kept, strict=True):
         part = processor.image_processor if item.kind == "image" else processor.video_processor
-        rows = memory.pixels["pixel_values" if item.kind == "image" else "pixel_values_videos"]
+        rows = vision_cache.pixels["pixel_values" if item.kind == "image" else "pixel_values_videos"]
         count = len(item.embeds) * part.merge_size**2
-        shown = _pictures(rows[taken[item.kind] : taken[item.kind] + count], item.grid, part)
+        shown = _unpatchify(rows[taken[item.kind] : taken[item.kind] + count], item.grid, part)
         taken[item.kind] += count
         seen[item.kind] += 1
         scores = key_diversity_scores(item.keys).cpu()
@@ -51,8 +54,8 @@ def draw_kept(memory: VisionCache, processor) -> Image.Image:
     return _stacked(blocks, across=False)
 
 
-def _pictures(rows: torch.Tensor, grid: tuple[int, int, int], part) -> np.ndarray:
-    """What the model saw, (t, height, width, 3) in [0, 255]: the processor's patches put back, each step's first frame.
+def _unpatchify(rows: torch.Tensor, grid: tuple[int, int, int], part) -> np.ndarray:
+    """Return what the model saw, (t, height, width, 3) in [0, 255]: each step's first frame, from its patches.
 
     Args:
         rows: (t * h * w * merge**2, channels * temporal patch * patch * patch), as `Qwen2VLImageProcessor` cuts them.
@@ -66,11 +69,11 @@ def _pictures(rows: torch.Tensor, grid: tuple[int, int, int], part) -> np.ndarra
 
 
 def _block(title: str, shown: np.ndarray, kept: np.ndarray, scores: np.ndarray) -> Image.Image:
-    """One item: its title over its two panels. shown: (t, height, width, 3); kept, scores: (t, h, w)."""
+    """Draw one item: its title over its two panels. shown: (t, height, width, 3); kept, scores: (t, h, w)."""
     steps = np.linspace(0, len(shown) - 1, min(len(shown), _FRAMES)).round().astype(int)
     is_strip = len(steps) > 1
     size = _size(shown.shape[2], shown.shape[1], _FRAME if is_strip else _SIDE, shrink=is_strip)
-    span = max(float(scores.max() - scores.min()), 0.01)  # less is rounding, of a picture that is the same all over
+    span = max(float(scores.max() - scores.min()), 0.01)  # less is rounding, in an image of one colour
     heats = _heat((scores - scores.min()) / span)
     tokens = [_panel(shown[step], size, kept[step]) for step in steps]
     maps = [_panel(heats[step], size) for step in steps]
