@@ -1,4 +1,4 @@
-"""The composition: from pictures, clips and a question to one record, on the bundled model.
+"""The composition: from images, clips and a question to one record, on the bundled model.
 
 No test here depends on how well that model answers.
 """
@@ -72,13 +72,13 @@ def chat(*parts, question: str = QUESTION) -> list[dict]:
 
 
 def drawn(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A picture with something on it."""
+    """A image with something on it."""
     dice = random.Random(seed)
-    picture = Image.new("RGB", (width, height), (120, 160, 90))
+    image = Image.new("RGB", (width, height), (120, 160, 90))
     for _ in range(12):
         x, y = dice.randrange(width), dice.randrange(height)
-        ImageDraw.Draw(picture).ellipse([x, y, x + 30, y + 20], fill=tuple(dice.choices(range(256), k=3)))
-    return picture
+        ImageDraw.Draw(image).ellipse([x, y, x + 30, y + 20], fill=tuple(dice.choices(range(256), k=3)))
+    return image
 
 
 def timeless(result: AvisOutput) -> dict:
@@ -87,8 +87,8 @@ def timeless(result: AvisOutput) -> dict:
     return record
 
 
-def decoded(processor, messages: list[dict], settings: AvisConfig = AvisConfig()) -> str:
-    return processor.tokenizer.decode(prepare_inputs(processor, messages, settings).input_ids[0])
+def decoded(processor, messages: list[dict], config: AvisConfig = AvisConfig()) -> str:
+    return processor.tokenizer.decode(prepare_inputs(processor, messages, config).input_ids[0])
 
 
 def one_line(error) -> str:
@@ -104,8 +104,8 @@ def one_line(error) -> str:
 def test_kept_tokens_are_what_the_ratio_says(bundled, ratio):
     """Guards against: the fraction taken for the kept one; one ratio over all items together instead of each; a
     prompt length that forgets an item; a default other than 0.75."""
-    settings = AvisConfig(enable_kdv=True, kdv_ratio=ratio, max_new_tokens=2)
-    result = answer(*bundled, chat(image(), image(drawn(196, 140))), settings)
+    config = AvisConfig(enable_kdv=True, kdv_ratio=ratio, max_new_tokens=2)
+    result = answer(*bundled, chat(image(), image(drawn(196, 140))), config)
     rho = 0.75 if ratio is None else ratio
     assert [item.total for item in result.items] == [14 * 18, 7 * 5]
     assert [item.kept for item in result.items] == [keep_count(item.total, rho) for item in result.items]
@@ -124,8 +124,8 @@ def test_adaptive_pruning_grows_with_the_angle(bundled):
     """Guards against: an angle that is read in degrees, inverted, or taken for a ratio."""
     kept = []
     for tau in (0.01, 0.8, 1.4, 3.1):
-        settings = AvisConfig(enable_kdv=True, kdv_threshold=tau, max_new_tokens=1)
-        kept.append(answer(*bundled, chat(image()), settings).items[0].kept)
+        config = AvisConfig(enable_kdv=True, kdv_threshold=tau, max_new_tokens=1)
+        kept.append(answer(*bundled, chat(image()), config).items[0].kept)
     assert kept == sorted(kept, reverse=True)
     assert kept[0] == 252 and kept[-1] == 1
 
@@ -148,8 +148,8 @@ def test_random_pruning_follows_seed_and_item(bundled):
             *(("random", 1, 0), ("random", 1, 0), ("random", 2, 0), ("random", 1, 1)),
             *(("kdv", 1, 0), ("kdv", 2, 1)),
         ]:
-            settings = AvisConfig(enable_kdv=True, kdv_ratio=0.5, pruner=pruner, seed=seed, max_new_tokens=1)
-            answer(model, processor, chat(image()), settings, item)
+            config = AvisConfig(enable_kdv=True, kdv_ratio=0.5, pruner=pruner, seed=seed, max_new_tokens=1)
+            answer(model, processor, chat(image()), config, item)
     finally:
         del model.prefill
     first, again, other_seed, other_item, kdv, kdv_again = kept
@@ -175,11 +175,11 @@ def test_two_images_and_a_video_in_any_order(bundled, order):
     parts = (image(drawn(140, 140)), image(drawn(280, 196)), video())
     totals = (25, 70, None)
     messages = chat(*(parts[i] for i in order))
-    settings = AvisConfig(enable_kdv=True, kdv_ratio=0.6, num_frames=4, max_new_tokens=4)
-    result = answer(*bundled, messages, settings)
+    config = AvisConfig(enable_kdv=True, kdv_ratio=0.6, num_frames=4, max_new_tokens=4)
+    result = answer(*bundled, messages, config)
     assert [item.kind for item in result.items] == ["image", "image", "video"]
     assert [item.total for item in result.items[:2]] == [totals[i] for i in order if i < 2]
-    inputs = prepare_inputs(processor, messages, settings)
+    inputs = prepare_inputs(processor, messages, config)
     assert result.items[2].total == int(inputs.video_grid_thw.prod()) // 4
     assert all(item.kept == keep_count(item.total, 0.6) for item in result.items)
     # What stands in the prompt, as runs of placeholders.
@@ -194,13 +194,13 @@ def test_two_images_and_a_video_in_any_order(bundled, order):
 
 
 def test_vision_tower_runs_once_per_kind(bundled):
-    """Guards against: a picture encoded anew for every rollout, or once for each item."""
+    """Guards against: a image encoded anew for every rollout, or once for each item."""
     model, _ = bundled
     calls = []
     hook = model.visual.register_forward_hook(lambda *_: calls.append(1))
     try:
-        settings = AvisConfig(enable_kdv=True, num_rollouts=5, max_new_tokens=3, num_frames=4)
-        answer(*bundled, chat(image(), video(), image(drawn(140, 140))), settings)
+        config = AvisConfig(enable_kdv=True, num_rollouts=5, max_new_tokens=3, num_frames=4)
+        answer(*bundled, chat(image(), video(), image(drawn(140, 140))), config)
     finally:
         hook.remove()
     assert len(calls) == 2
@@ -211,14 +211,14 @@ def test_vision_tower_runs_once_per_kind(bundled):
 
 def test_record_survives_json(bundled):
     """Guards against: tensors, paths or tuples in the record, which JSON refuses or gives back as something else."""
-    settings = AvisConfig(enable_kdv=True, num_rollouts=3, max_new_tokens=40)
-    record = answer(*bundled, chat(image()), settings, item=4).to_dict()
+    config = AvisConfig(enable_kdv=True, num_rollouts=3, max_new_tokens=40)
+    record = answer(*bundled, chat(image()), config, query_index=4).to_dict()
     assert json.loads(json.dumps(record)) == record
     expected = {"text", "answer", "votes", "rollouts", "num_rollouts", "items", "flops", "seconds", "cache_bytes"}
     expected |= {"p", "bin", "rho", "reused_tokens", "new_tokens", "stopped_rollouts", "policy_sha256"}
     assert expected | {"versions", "weights_sha256", "settings", "item"} <= set(record)
     assert record["rho"] == record["items"][0]["rho"] == 0.75 and (record["p"], record["bin"]) == (None, None)
-    assert record["settings"] == {field.name: getattr(settings, field.name) for field in fields(settings)}
+    assert record["settings"] == {field.name: getattr(config, field.name) for field in fields(config)}
     assert record["item"] == 4
 
 
@@ -291,8 +291,8 @@ def test_a_thought_opened_by_the_template_counts(bundled, monkeypatch):
 
 def test_answers_are_read_from_the_texts(bundled):
     """Guards against: answers of other rollouts than their texts, in a real run with texts of several lengths."""
-    settings = AvisConfig(num_rollouts=7, temperature=1.5, top_p=1.0, max_new_tokens=30)
-    result = answer(*bundled, chat(image()), settings)
+    config = AvisConfig(num_rollouts=7, temperature=1.5, top_p=1.0, max_new_tokens=30)
+    result = answer(*bundled, chat(image()), config)
     assert len(result.rollouts) == 7
     for rollout in result.rollouts:
         assert rollout.answer == extract_answer(rollout.text, finished=rollout.finished)
@@ -304,9 +304,9 @@ def test_one_rollout_is_greedy_generate(bundled, kdv):
     """Guards against: an answer that is not the model's own: other inputs than the processor's, sampling at K = 1,
     or other end tokens than `generate` has."""
     model, processor = bundled
-    settings = AvisConfig(max_new_tokens=25, temperature=3.0, seed=5, **kdv)
-    result = answer(model, processor, chat(image(drawn(280, 280))), settings)
-    inputs = prepare_inputs(processor, chat(image(drawn(280, 280))), settings)
+    config = AvisConfig(max_new_tokens=25, temperature=3.0, seed=5, **kdv)
+    result = answer(model, processor, chat(image(drawn(280, 280))), config)
+    inputs = prepare_inputs(processor, chat(image(drawn(280, 280))), config)
     tokens = model.generate(**inputs, **kdv, max_new_tokens=25, do_sample=False)[0, inputs.input_ids.shape[1] :]
     assert result.text == processor.tokenizer.decode(tokens, skip_special_tokens=True)
     assert result.rollouts[0].tokens == len(tokens)
@@ -314,27 +314,27 @@ def test_one_rollout_is_greedy_generate(bundled, kdv):
 
 def test_same_seed_same_record(bundled):
     """Guards against: sampling that depends on the process's own generators or on what ran before."""
-    settings = AvisConfig(enable_kdv=True, seed=3, **WILD)
-    first = timeless(answer(*bundled, chat(image()), settings, item=2))
+    config = AvisConfig(enable_kdv=True, seed=3, **WILD)
+    first = timeless(answer(*bundled, chat(image()), config, query_index=2))
     torch.manual_seed(99)
-    assert timeless(answer(*bundled, chat(image()), settings, item=2)) == first
+    assert timeless(answer(*bundled, chat(image()), config, query_index=2)) == first
 
 
 def test_seed_and_item_matter(bundled):
     """Guards against: every question of a set sampled with the same random numbers."""
     texts = set()
     for seed, item in ((0, 0), (1, 0), (0, 1)):
-        result = answer(*bundled, chat(image()), AvisConfig(seed=seed, **WILD), item=item)
+        result = answer(*bundled, chat(image()), AvisConfig(seed=seed, **WILD), query_index=item)
         texts.add(tuple(rollout.text for rollout in result.rollouts))
         assert len(set(rollout.text for rollout in result.rollouts)) == 3
     assert len(texts) == 3
 
 
 def test_temperature_and_top_p_reach_the_sampling(bundled):
-    """Guards against: sampling settings that are parsed and then forgotten."""
+    """Guards against: sampling config that are parsed and then forgotten."""
 
-    def texts(**settings) -> set[str]:
-        result = answer(*bundled, chat(image()), AvisConfig(num_rollouts=4, max_new_tokens=15, **settings))
+    def texts(**config) -> set[str]:
+        result = answer(*bundled, chat(image()), AvisConfig(num_rollouts=4, max_new_tokens=15, **config))
         return {rollout.text for rollout in result.rollouts}
 
     greedy = answer(*bundled, chat(image()), AvisConfig(max_new_tokens=15)).text
@@ -347,15 +347,15 @@ def test_queries_leave_no_trace(bundled):
     """Guards against: state that one query leaves to the next, in the environment or on the model (a rope delta of
     another prompt, say)."""
     model, processor = bundled
-    settings = AvisConfig(enable_kdv=True, num_frames=4, seed=1, **WILD)
+    config = AvisConfig(enable_kdv=True, num_frames=4, seed=1, **WILD)
     before, names = dict(os.environ), set(vars(model)) | set(vars(model.model))
     weights = [parameter.clone() for parameter in model.parameters()]
     generation = model.generation_config.to_dict()
-    first = timeless(answer(model, processor, chat(image()), settings))
-    answer(model, processor, chat(video(), image(drawn(140, 140))), replace(settings, kdv_ratio=0.2))
+    first = timeless(answer(model, processor, chat(image()), config))
+    answer(model, processor, chat(video(), image(drawn(140, 140))), replace(config, kdv_ratio=0.2))
     answer(model, processor, chat(question="How many cats are there?"), AvisConfig(max_new_tokens=3))
     model.model.rope_deltas = torch.tensor([[-1000]])
-    assert timeless(answer(model, processor, chat(image()), settings)) == first
+    assert timeless(answer(model, processor, chat(image()), config)) == first
     assert dict(os.environ) == before and model.generation_config.to_dict() == generation
     assert set(vars(model)) | set(vars(model.model)) == names
     assert all(map(torch.equal, weights, model.parameters()))
@@ -384,15 +384,15 @@ def test_stops_and_waves_keep_the_winner(bundled, monkeypatch, vote):
     function of a rollout's length, so that what the model knows does not matter."""
     monkeypatch.setattr(bundled[0].generation_config, "eos_token_id", list(range(0, 1024, 8)))
     read = lambda text, finished: "34"[len(text) % 4 == 0] if finished else None  # noqa: E731
-    monkeypatch.setattr(sys.modules["policy.answer"], "extract_answer", read)
+    monkeypatch.setattr(sys.modules["avis.pipeline"], "extract_answer", read)
     stopped = 0
-    settings = AvisConfig(num_rollouts=7, vote=vote, max_new_tokens=20, vote_stop="off")
-    whole = answer(*bundled, chat(image()), settings)
+    config = AvisConfig(num_rollouts=7, vote=vote, max_new_tokens=20, vote_stop="off")
+    whole = answer(*bundled, chat(image()), config)
     assert len({rollout.tokens for rollout in whole.rollouts}) > 1, "want rollouts of several lengths"
     assert whole.stopped_rollouts == 0 and whole.new_tokens == sum(rollout.tokens for rollout in whole.rollouts)
     for rollout_batch_size in (None, 1, 3):
         some = answer(
-            *bundled, chat(image()), replace(settings, vote_stop="decided", rollout_batch_size=rollout_batch_size)
+            *bundled, chat(image()), replace(config, vote_stop="decided", rollout_batch_size=rollout_batch_size)
         )
         assert vote_key(some.answer) == vote_key(whole.answer)
         assert some.new_tokens == sum(rollout.tokens for rollout in some.rollouts) <= whole.new_tokens
@@ -415,31 +415,31 @@ def test_stops_and_waves_keep_the_winner(bundled, monkeypatch, vote):
 # ------------------------------------------------------------------------------------------------------- the policy
 
 
-def embeddings(bundled, messages, settings=AvisConfig(), **kdv):
+def embeddings(bundled, messages, config=AvisConfig(), **kdv):
     """What a policy is shown: the items' embeddings, and the last hidden state."""
-    prefill = bundled[0].prefill(**prepare_inputs(bundled[1], messages, settings), **kdv)
+    prefill = bundled[0].prefill(**prepare_inputs(bundled[1], messages, config), **kdv)
     return [visual.embeds for visual in prefill.visual_items], prefill.last_hidden_state
 
 
 @pytest.mark.parametrize("default", ["visual", "question"])
 def test_the_policy_chooses_k_and_the_angle(bundled, tmp_path, default):
     """Guards against: pruned embeddings or another prompt's hidden state shown to the policy, one image of several left
-    out, K of the settings, and another angle than the one that it was fitted under."""
+    out, K of the config, and another angle than the one that it was fitted under."""
     policy = PolicyModel(write_policy(tmp_path / "p.pt", (3, 5), (1e-9,), default))
     messages = chat(image(drawn(280, 196)), image())
-    settings = AvisConfig(enable_kdv=True, num_rollouts=2, max_new_tokens=4)
-    result = answer(*bundled, messages, settings, policy=policy)
+    config = AvisConfig(enable_kdv=True, num_rollouts=2, max_new_tokens=4)
+    result = answer(*bundled, messages, config, policy=policy)
     expected = policy.predict(*embeddings(bundled, messages, enable_kdv=True, kdv_threshold=policy.tau))
     assert (result.p, result.bin, result.num_rollouts) == (expected.p, 1, 5) and len(result.rollouts) == 5
     assert result.policy_sha256 == hashlib.sha256((tmp_path / "p.pt").read_bytes()).hexdigest()
-    threshold = replace(settings, kdv_threshold=policy.tau)
+    threshold = replace(config, kdv_threshold=policy.tau)
     assert result.items == answer(*bundled, messages, threshold).items
-    assert result.items != answer(*bundled, messages, settings).items  # not the ratio of 0.75
+    assert result.items != answer(*bundled, messages, config).items  # not the ratio of 0.75
     assert set(result.seconds) == {"vision", "prefill", "policy", "decode"}
-    assert result.settings == settings
+    assert result.config == config
     for fixed in ({"kdv_ratio": 0.5}, {"kdv_threshold": 0.9}):
-        own = answer(*bundled, messages, replace(settings, **fixed), policy=policy)
-        assert own.items == answer(*bundled, messages, replace(settings, **fixed)).items
+        own = answer(*bundled, messages, replace(config, **fixed), policy=policy)
+        assert own.items == answer(*bundled, messages, replace(config, **fixed)).items
         assert own.num_rollouts == 5
     whole = answer(*bundled, messages, AvisConfig(max_new_tokens=4), policy=policy)
     assert [item.rho for item in whole.items] == [0.0, 0.0] and whole.num_rollouts == 5
@@ -487,12 +487,12 @@ def test_flops_equal_the_counter(attention, early, monkeypatch):
     # With many tokens that end a rollout, wild rollouts end at different lengths.
     model.generation_config.eos_token_id = [*ends, *range(0, 400, 8)]
     messages = chat(video(), image(), image(drawn(196, 140)))
-    settings = AvisConfig(
+    config = AvisConfig(
         enable_kdv=True, kdv_ratio=0.6, num_frames=4, **WILD | {"num_rollouts": 5, "early_stop": False} | early
     )
-    monkeypatch.setattr(sys.modules["policy.answer"], "is_decided", lambda forms, *_: len(forms) >= 2)
+    monkeypatch.setattr(sys.modules["avis.pipeline"], "is_decided", lambda forms, *_: len(forms) >= 2)
     with FlopCounterMode(display=False) as counter:
-        result = answer(model, processor, messages, settings)
+        result = answer(model, processor, messages, config)
     assert len({rollout.tokens for rollout in result.rollouts}) > 1, "want rollouts of several lengths"
     assert bool(early) == any(rollout.stopped for rollout in result.rollouts)
     spent = sum(result.flops[stage] for stage in ("vision", "prefill", "decode"))
@@ -512,9 +512,9 @@ def test_flops_relative_to_vanilla(bundled):
 def test_vanilla_is_as_long_as_rollouts_that_were_not_stopped(bundled, monkeypatch):
     """Guards against: vanilla priced with the lengths of rollouts that were broken off, or never begun."""
     model, processor = bundled
-    monkeypatch.setattr(sys.modules["policy.answer"], "is_decided", lambda *_: True)
-    settings = AvisConfig(num_rollouts=3, rollout_batch_size=1, max_new_tokens=7, temperature=9.0)
-    result = answer(model, processor, chat(image(drawn(140, 140))), settings)
+    monkeypatch.setattr(sys.modules["avis.pipeline"], "is_decided", lambda *_: True)
+    config = AvisConfig(num_rollouts=3, rollout_batch_size=1, max_new_tokens=7, temperature=9.0)
+    result = answer(model, processor, chat(image(drawn(140, 140))), config)
     assert [(rollout.tokens, rollout.stopped) for rollout in result.rollouts] == [(7, False), (0, True), (0, True)]
     alone = flops.cost(model.config, [(1, 10, 10)], result.prompt_tokens, result.prompt_tokens, [7])
     assert result.flops["decode"] == alone.decode > 0
@@ -537,7 +537,7 @@ def test_cache_bytes_of_one_rollout(bundled):
 def test_prompt_forms(bundled):
     """Guards against: the instruction missing, given twice, or before the question; a question that is answered under
     other words than it stands under in a follow-up's chat; a system prompt beside the default one; string content that
-    loses its pictures' place."""
+    loses its images' place."""
     _, processor = bundled
     see = "<|vision_start|>" + "<|image_pad|>" * 25 + "<|vision_end|>"
     head, tail = "<|im_start|>system\n{}<|im_end|>\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
@@ -576,7 +576,7 @@ def test_answers_are_asked_for_in_the_models_own_form(bundled, monkeypatch):
 
 
 def test_text_alone_is_answered(bundled):
-    """Guards against: a query without pictures that fails, or reports items it has not."""
+    """Guards against: a query without images that fails, or reports items it has not."""
     result = answer(*bundled, [{"role": "user", "content": QUESTION}], AvisConfig(enable_kdv=True, max_new_tokens=4))
     assert result.items == () and result.flops["vision"] == 0 and result.kept_tokens == result.prompt_tokens
 
@@ -584,13 +584,13 @@ def test_text_alone_is_answered(bundled):
 def test_messages_are_left_alone(bundled):
     """Guards against: the instruction written into the caller's own messages, so that asking twice adds it twice."""
     _, processor = bundled
-    picture = drawn(140, 140)
-    messages = [{"role": "system", "content": "Be brief."}, *chat(image(picture), image(), video())]
-    before, pixels = copy.deepcopy(messages[1]["content"][1:]), picture.tobytes()
+    image = drawn(140, 140)
+    messages = [{"role": "system", "content": "Be brief."}, *chat(image(image), image(), video())]
+    before, pixels = copy.deepcopy(messages[1]["content"][1:]), image.tobytes()
     prepare_inputs(processor, messages, AvisConfig(num_frames=2))
     assert messages[0] == {"role": "system", "content": "Be brief."}
     assert messages[1]["content"][1:] == before
-    assert messages[1]["content"][0]["image"] is picture and picture.tobytes() == pixels
+    assert messages[1]["content"][0]["image"] is image and image.tobytes() == pixels
 
 
 @pytest.mark.parametrize(
@@ -612,22 +612,22 @@ def test_chats_without_a_question_are_refused(bundled, messages):
 @pytest.mark.parametrize("word", ["<|image_pad|>", "<|video_pad|>", "<|placeholder|>"])
 @pytest.mark.parametrize("parts", [(), (image(),), (video(),)], ids=["text", "image", "video"])
 def test_placeholders_in_a_question_are_refused(bundled, word, parts):
-    """Guards against: a question that names a placeholder token and takes an item's place: the picture's tokens
+    """Guards against: a question that names a placeholder token and takes an item's place: the image's tokens
     would land in the sentence, or the processor runs out of items."""
     with pytest.raises(ValueError) as error:
         answer(*bundled, chat(*parts, question=f"What is {word}?"), AvisConfig(max_new_tokens=1, num_frames=2))
     one_line(error)
 
 
-# ---------------------------------------------------------------------------------------------- pictures and clips
+# ---------------------------------------------------------------------------------------------- images and clips
 
 
 def test_pixel_bounds_change_the_tokens(bundled):
     """Guards against: bounds that are parsed and not applied, or one bound that contradicts the processor's other."""
     _, processor = bundled
 
-    def total(picture=None, **bounds) -> int:
-        inputs = prepare_inputs(processor, chat(image(picture or PICTURE)), AvisConfig(**bounds))
+    def total(image=None, **bounds) -> int:
+        inputs = prepare_inputs(processor, chat(image(image or PICTURE)), AvisConfig(**bounds))
         return int(inputs.image_grid_thw.prod()) // 4
 
     assert total() == 252
@@ -645,8 +645,8 @@ def test_clips_are_sampled_as_asked(bundled):
     taken (time positions would then be another clip's)."""
     _, processor = bundled  # the clip: 7 seconds, 12 frames each
 
-    def sampled(**settings) -> tuple[int, float]:
-        inputs = prepare_inputs(processor, chat(video()), AvisConfig(**settings))
+    def sampled(**config) -> tuple[int, float]:
+        inputs = prepare_inputs(processor, chat(video()), AvisConfig(**config))
         (grid,), (seconds,) = inputs.video_grid_thw.tolist(), inputs.second_per_grid_ts
         return grid[0], float(seconds)
 
@@ -683,18 +683,18 @@ def test_two_clips_keep_their_own_rates(bundled, tmp_path):
     assert [float(seconds) for seconds in inputs.second_per_grid_ts] == [3.5, 0.5]
 
 
-def saved(tmp_path: Path, picture: Image.Image, name: str, **options) -> Path:
-    picture.save(tmp_path / name, **options)
+def saved(tmp_path: Path, image: Image.Image, name: str, **options) -> Path:
+    image.save(tmp_path / name, **options)
     return tmp_path / name
 
 
 def test_exif_orientation_is_followed(tmp_path):
-    """Guards against: telephone pictures seen lying on their side."""
-    picture = Image.new("RGB", (64, 32), (0, 0, 200))
-    picture.paste((220, 0, 0), (0, 0, 32, 32))
+    """Guards against: telephone images seen lying on their side."""
+    image = Image.new("RGB", (64, 32), (0, 0, 200))
+    image.paste((220, 0, 0), (0, 0, 32, 32))
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    turned = read_image(saved(tmp_path, picture, "turned.jpg", exif=exif, quality=95))
+    turned = read_image(saved(tmp_path, image, "turned.jpg", exif=exif, quality=95))
     assert turned.size == (32, 64)
     top, bottom = turned.getpixel((16, 8)), turned.getpixel((16, 56))
     assert top[0] > 180 and bottom[2] > 160, (top, bottom)
@@ -706,9 +706,9 @@ def test_other_colour_modes_are_read(tmp_path):
     solid = Image.new("RGB", (32, 32), colour)
     files = {"c.tiff": solid.convert("CMYK"), "y.tiff": solid.convert("YCbCr"), "p.png": solid.quantize()}
     files["r.bmp"] = solid
-    assert {picture.mode for picture in files.values()} == {"CMYK", "YCbCr", "P", "RGB"}
-    for name, picture in files.items():
-        got = read_image(saved(tmp_path, picture, name))
+    assert {image.mode for image in files.values()} == {"CMYK", "YCbCr", "P", "RGB"}
+    for name, image in files.items():
+        got = read_image(saved(tmp_path, image, name))
         assert got.mode == "RGB"
         assert np.abs(np.array(got.getpixel((5, 5))) - colour).max() <= 4, name
     assert read_image(saved(tmp_path, Image.new("L", (8, 8), 77), "l.png")).getpixel((0, 0)) == (77, 77, 77)
@@ -717,7 +717,7 @@ def test_other_colour_modes_are_read(tmp_path):
 
 @pytest.mark.parametrize("name", ["grey.png", "grey.tiff"])
 def test_sixteen_bit_greys_are_scaled(tmp_path, name):
-    """Guards against: sixteen-bit pictures (scans, depth maps) clipped to white above 1/256 of their range."""
+    """Guards against: sixteen-bit images (scans, depth maps) clipped to white above 1/256 of their range."""
     ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
     path = saved(tmp_path, Image.fromarray(ramp), name)
     got = np.asarray(read_image(path)).astype(int)
@@ -742,34 +742,34 @@ def test_transparency_is_laid_on_white(tmp_path):
 
 
 def test_pictures_in_memory_are_read(bundled):
-    """Guards against: a picture in memory treated otherwise than its file, opened lazily or not."""
+    """Guards against: a image in memory treated otherwise than its file, opened lazily or not."""
     _, processor = bundled
-    pictures = (PICTURE, str(PICTURE), Image.open(PICTURE), read_image(PICTURE))
-    inputs = [prepare_inputs(processor, chat(image(picture)), AvisConfig()) for picture in pictures]
+    images = (PICTURE, str(PICTURE), Image.open(PICTURE), read_image(PICTURE))
+    inputs = [prepare_inputs(processor, chat(image(image)), AvisConfig()) for image in images]
     assert all(torch.equal(other.pixel_values, inputs[0].pixel_values) for other in inputs[1:])
 
 
-def data_uri(picture: Image.Image, kind: str = "png") -> str:
+def data_uri(image: Image.Image, kind: str = "png") -> str:
     file = io.BytesIO()
-    picture.save(file, kind)
+    image.save(file, kind)
     return f"data:image/{kind};base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def test_arrays_and_data_uris_are_pictures():
     """Guards against: channels or axes swapped, floats that are cut to 0 and 1, alpha taken for a colour, and a data
     URI that is read otherwise than its file."""
-    picture = drawn(30, 20)
-    array = np.asarray(picture)
-    for source in (array, array / 255, (array / 255).astype(np.float32), data_uri(picture)):
+    image = drawn(30, 20)
+    array = np.asarray(image)
+    for source in (array, array / 255, (array / 255).astype(np.float32), data_uri(image)):
         got = read_image(source)
-        assert (got.mode, got.size, got.tobytes()) == ("RGB", (30, 20), picture.tobytes())
-    assert read_image(array[::-1]).tobytes() == picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM).tobytes()
+        assert (got.mode, got.size, got.tobytes()) == ("RGB", (30, 20), image.tobytes())
+    assert read_image(array[::-1]).tobytes() == image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).tobytes()
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
     assert [read_image(grey).getpixel((x, 2)) for x in range(4)] == [(8 + x,) * 3 for x in range(4)]
     glass = np.zeros((2, 2, 4), np.uint8)
     glass[0] = (9, 99, 199, 255)
     assert [read_image(glass).getpixel((0, y)) for y in (0, 1)] == [(9, 99, 199), (255, 255, 255)]
-    assert read_image(data_uri(picture, "gif")).size == (30, 20)
+    assert read_image(data_uri(image, "gif")).size == (30, 20)
 
 
 WRONG_PICTURES = {
@@ -788,7 +788,7 @@ WRONG_PICTURES = {
     "text as data": "data:text/plain;base64,QUJD",
     "not base64": "data:image/png;base64,@@@@",
     "not ASCII": "data:image/png;base64,\u00e4\u00e4",
-    "no picture": "data:image/png;base64,QUJD",
+    "no image": "data:image/png;base64,QUJD",
     "SVG": "data:image/svg+xml;base64,PHN2Zy8+",
     "no data": "data:image/png;base64,",
     "a path of data": Path(data_uri(Image.new("RGB", (2, 2)))),
@@ -797,7 +797,7 @@ WRONG_PICTURES = {
 
 @pytest.mark.parametrize("name", WRONG_PICTURES)
 def test_wrong_pictures_in_memory_are_refused(name):
-    """Guards against: a traceback, a picture of noise, or the whole data URI on the screen."""
+    """Guards against: a traceback, a image of noise, or the whole data URI on the screen."""
     with pytest.raises(ValueError) as error:
         read_image(WRONG_PICTURES[name])
     assert len(one_line(error)) < 400
@@ -805,23 +805,23 @@ def test_wrong_pictures_in_memory_are_refused(name):
 
 def test_lists_of_frames_are_videos(bundled, tmp_path):
     """Guards against: frames in another order or at another rate than given, one lost where their number is odd, and
-    settings for files that do not hold for lists."""
+    config for files that do not hold for lists."""
     _, processor = bundled
-    pictures = [drawn(140, 140, seed) for seed in range(5)]
-    pictures[1].save(tmp_path / "1.png")
-    mixed = [pictures[0], tmp_path / "1.png", np.asarray(pictures[2]), data_uri(pictures[3]), pictures[4]]
+    images = [drawn(140, 140, seed) for seed in range(5)]
+    images[1].save(tmp_path / "1.png")
+    mixed = [images[0], tmp_path / "1.png", np.asarray(images[2]), data_uri(images[3]), images[4]]
     shown, rate = read_video(mixed, BOUNDS)
     assert rate == 2.0 and shown.shape == (6, 3, 140, 140)
-    for frame, picture in zip(shown, [*pictures, pictures[4]], strict=True):
-        assert np.array_equal(frame.permute(1, 2, 0), np.asarray(picture))
-    assert read_video(pictures[:1], BOUNDS)[0].shape[0] == 2
-    assert read_video(pictures * 20, BOUNDS, num_frames=4, rate=25)[1] == 1.0
-    few, rate = read_video(pictures * 20, BOUNDS, rate=25)  # four seconds
-    assert (len(few), rate) == (8, 2.0) and np.array_equal(few[0].permute(1, 2, 0), np.asarray(pictures[0]))
-    part = {"type": "video", "video": pictures * 20, "fps": 25}
+    for frame, image in zip(shown, [*images, images[4]], strict=True):
+        assert np.array_equal(frame.permute(1, 2, 0), np.asarray(image))
+    assert read_video(images[:1], BOUNDS)[0].shape[0] == 2
+    assert read_video(images * 20, BOUNDS, num_frames=4, rate=25)[1] == 1.0
+    few, rate = read_video(images * 20, BOUNDS, rate=25)  # four seconds
+    assert (len(few), rate) == (8, 2.0) and np.array_equal(few[0].permute(1, 2, 0), np.asarray(images[0]))
+    part = {"type": "video", "video": images * 20, "fps": 25}
     inputs = prepare_inputs(processor, chat(part), AvisConfig())
     assert (inputs.video_grid_thw[0, 0], float(inputs.second_per_grid_ts[0])) == (4, 1.0)
-    result = answer(*bundled, chat({"type": "video", "video": pictures}), AvisConfig(max_new_tokens=1))
+    result = answer(*bundled, chat({"type": "video", "video": images}), AvisConfig(max_new_tokens=1))
     assert [(item.kind, item.total) for item in result.items] == [("video", 3 * 25)]
 
 
@@ -849,7 +849,7 @@ def test_wrong_lists_of_frames_are_refused(source, rate):
 
 @pytest.fixture
 def unreadable(tmp_path) -> dict[str, Path]:
-    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "text.jpg").write_text("not a image")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "cut.jpg").write_bytes(PICTURE.read_bytes()[:20_000])
     (tmp_path / "cut.mp4").write_bytes(CLIP.read_bytes()[:20_000])
@@ -860,7 +860,7 @@ def unreadable(tmp_path) -> dict[str, Path]:
 
 @pytest.mark.parametrize("name", ["text.jpg", "empty.jpg", "cut.jpg", "none.png", "folder"])
 def test_unreadable_pictures_are_named(unreadable, name):
-    """Guards against: tracebacks, half a picture read as a whole one, and messages that do not say which file."""
+    """Guards against: tracebacks, half a image read as a whole one, and messages that do not say which file."""
     with pytest.raises(ValueError) as error:
         read_image(unreadable[name])
     assert str(unreadable[name]) in one_line(error)
@@ -891,12 +891,12 @@ def test_urls_are_refused(url):
 
 
 def test_slim_pictures_are_answered(bundled):
-    """Guards against: a traceback or a refusal for a picture that is slimmer than the processor takes."""
+    """Guards against: a traceback or a refusal for a image that is slimmer than the processor takes."""
     result = answer(*bundled, chat(image(Image.new("RGB", (2000, 2)))), AvisConfig(max_new_tokens=1))
     assert result.items[0].total >= 4
 
 
-# --------------------------------------------------------------------------------------------------------- settings
+# --------------------------------------------------------------------------------------------------------- config
 
 WRONG = [
     {"early_stop": 1},

@@ -32,8 +32,8 @@ KNOWS = "knows one world only"
 
 
 @pytest.fixture
-def picture(tmp_path) -> Path:
-    """A picture that is not of the bundled model's world."""
+def image(tmp_path) -> Path:
+    """A image that is not of the bundled model's world."""
     Image.linear_gradient("L").save(tmp_path / "grey.png")
     return tmp_path / "grey.png"
 
@@ -96,11 +96,11 @@ def test_the_example_in_its_own_process(bundled, tmp_path):
     ]
 
 
-def test_json_is_repeatable_byte_by_byte(run, picture, tmp_path):
+def test_json_is_repeatable_byte_by_byte(run, image, tmp_path):
     """Guards against: notes, progress bars or a video reader's greeting between the lines of a document that another
     program is to read; and a document that depends on what ran before in the process, on the process, or on the order
     in which a set happens to be in memory."""
-    media = ("--image-path", picture, "--video-path", ROOT / "example.mp4", "--nframe", 4, "--seed", 3)
+    media = ("--image-path", image, "--video-path", ROOT / "example.mp4", "--nframe", 4, "--seed", 3)
     others = ("--prompt", "Wie viele B\u00e4ren?", "--num-rollouts", 3, "--temperature", 5, "--max-new-tokens", 30)
     flags = (*media, *others, "--device", "cpu", "--enable-kdv", "--json")
     status, out, err = process(*flags, cwd=tmp_path)
@@ -169,14 +169,14 @@ def asked(monkeypatch):
     """What `answer` was called with, and the text of the prompt made of it."""
     seen = {}
 
-    def watched(model, processor, messages, settings, **rest):
-        seen.update(messages=messages, settings=settings)
-        inputs = prepare_inputs(processor, messages, settings)
+    def watched(model, processor, messages, config, **rest):
+        seen.update(messages=messages, config=config)
+        inputs = prepare_inputs(processor, messages, config)
         seen["prompt"] = processor.tokenizer.decode(inputs.input_ids[0])
-        return answer(model, processor, messages, settings, **rest)
+        return answer(model, processor, messages, config, **rest)
 
-    # Not `policy.answer`: the package has a function of that name.
-    monkeypatch.setattr(sys.modules["policy.answer"], "answer", watched)
+    # Not `avis.pipeline`: the package has a function of that name.
+    monkeypatch.setattr(sys.modules["avis.pipeline"], "answer", watched)
     return seen
 
 
@@ -215,10 +215,10 @@ def test_defaults_are_the_designs(bundled):
     assert Path(args.model_path) == ROOT / "models" / "garden-tiny"
 
 
-def test_media_keep_their_order(run, asked, picture):
-    """Guards against: pictures moved before videos, so that "the first" in the question is another one."""
+def test_media_keep_their_order(run, asked, image):
+    """Guards against: images moved before videos, so that "the first" in the question is another one."""
     clip = ROOT / "example.mp4"
-    flags = ["--video-path", clip, "--image-path", picture, "--video-path", clip, "--image-path", demo.EXAMPLE]
+    flags = ["--video-path", clip, "--image-path", image, "--video-path", clip, "--image-path", demo.EXAMPLE]
     status, *_ = run(*flags, "--prompt", "Which is first?", "--nframe", 2, "--max-new-tokens", 2)
     assert status == 0
     runs = re.sub(r"(<\|(image|video)_pad\|>)+", r"\2 ", asked["prompt"])
@@ -226,7 +226,7 @@ def test_media_keep_their_order(run, asked, picture):
     assert runs.index("Which is first?") > runs.rindex("image")
     shown = [part.get("image", part.get("video")) for part in asked["messages"][0]["content"][:4]]
     assert [one.path for one in shown[::2]] == [clip, clip]
-    for one, path in zip(shown[1::2], (picture, demo.EXAMPLE), strict=True):
+    for one, path in zip(shown[1::2], (image, demo.EXAMPLE), strict=True):
         assert one.tobytes() == read_image(path).tobytes()
 
 
@@ -312,37 +312,37 @@ def test_cut_off_rollouts_are_shown_as_such(run):
 
 
 def test_json_is_the_whole_record(run, bundled):
-    """Guards against: a document that leaves out what the report says, or a run with other settings than the flags'."""
+    """Guards against: a document that leaves out what the report says, or a run with other config than the flags'."""
     flags = ("--enable-kdv", "--kdv-ratio", "0.6", "--num-rollouts", "3", "--seed", "4", "--max-new-tokens", "20")
     status, out, err = run(*flags, "--device", "cpu", "--json")
     assert (status, err) == (0, "")
     got = record(out)
-    settings = AvisConfig(enable_kdv=True, kdv_ratio=0.6, num_rollouts=3, seed=4, max_new_tokens=20)
-    expected = json.loads(json.dumps(answer(*bundled, example_chat(), settings).to_dict()))
+    config = AvisConfig(enable_kdv=True, kdv_ratio=0.6, num_rollouts=3, seed=4, max_new_tokens=20)
+    expected = json.loads(json.dumps(answer(*bundled, example_chat(), config).to_dict()))
     assert got.pop("seconds").keys() == expected.pop("seconds").keys()
     assert got == expected
 
 
-def test_media_are_decoded_once(run, bundled, picture, monkeypatch):
-    """Guards against: a picture decoded, or a clip read through to find its frames, once to look whether it can be and
+def test_media_are_decoded_once(run, bundled, image, monkeypatch):
+    """Guards against: a image decoded, or a clip read through to find its frames, once to look whether it can be and
     again to be answered."""
     import policy.media as media
 
     monkeypatch.setattr(demo, "loaded", lambda args: bundled)
     opened = []
     whole, checked = media._opened, media.check_file
-    monkeypatch.setattr(media, "_opened", lambda source: opened.append("picture") or whole(source))
+    monkeypatch.setattr(media, "_opened", lambda source: opened.append("image") or whole(source))
     monkeypatch.setattr(media, "check_file", lambda path: opened.append(str(path)) or checked(path))
     clip = demo.ROOT / "example.mp4"
-    flags = ("--image-path", picture, "--video-path", clip, "--nframe", 4, "--prompt", "How many?")
+    flags = ("--image-path", image, "--video-path", clip, "--nframe", 4, "--prompt", "How many?")
     assert run(*flags, "--max-new-tokens", 1)[0] == 0
-    assert opened == ["picture", str(picture), str(clip)]
+    assert opened == ["image", str(image), str(clip)]
 
 
-def test_the_note_is_for_other_pictures(run, picture, tmp_path, monkeypatch):
+def test_the_note_is_for_other_pictures(run, image, tmp_path, monkeypatch):
     """Guards against: an answer about somebody's photograph without a word on what this model knows, and the word
     where it is not needed. `example.jpg` is the example however its path is written."""
-    status, out, err = run("--image-path", picture, "--prompt", "Who is this?", "--max-new-tokens", 3)
+    status, out, err = run("--image-path", image, "--prompt", "Who is this?", "--max-new-tokens", 3)
     assert status == 0 and out and err.count("\n") == 1 and KNOWS in err
     monkeypatch.chdir(ROOT)
     for flags in ([], ["--prompt", "How many cats are there?"], ["--image-path", "example.jpg"]):
@@ -355,7 +355,7 @@ def test_explain_prints_the_votes(run, monkeypatch):
     rollouts = [RolloutOutput("", said, 9, True) for said in ("3", None, "two", "Two", "Stopped", "2.")]
     rollouts.append(RolloutOutput("", None, 4, False, stopped=True))
     votes = {"3": 1, "2": 3, "stopped": 1}
-    result = SimpleNamespace(p=None, num_rollouts=7, rollouts=rollouts, votes=votes, settings=AvisConfig())
+    result = SimpleNamespace(p=None, num_rollouts=7, rollouts=rollouts, votes=votes, config=AvisConfig())
 
     def table() -> tuple[str, list[list[str]]]:
         first, *rows = demo.explanation(result).splitlines()
@@ -365,7 +365,7 @@ def test_explain_prints_the_votes(run, monkeypatch):
     rows += [["1", "abstained", "2"], ["1", "stopped", "7"]]
     assert table() == ("K = 7", rows)
     weights = {"3": 2.5, "2": 1.25, "stopped": 0.5}
-    vars(result).update(p=0.734, bin=2, votes=weights, settings=AvisConfig(vote="confidence"))
+    vars(result).update(p=0.734, bin=2, votes=weights, config=AvisConfig(vote="confidence"))
     rows = [["votes", "weight", "answer", "rollouts"], ["1", "2.500", "3", "1"], ["3", "1.250", "2", "3, 4, 6"]]
     assert table()[0] == "p = 0.73, bin 2, K = 7" and table()[1][:3] == rows
     plain, explained = (run("--num-rollouts", 3, "--max-new-tokens", 2, *more) for more in ([], ["--explain"]))
@@ -451,18 +451,18 @@ def test_missing_flash_attention_is_told(run):
 
 
 @pytest.mark.parametrize("prompt", [None, "", "  \n"])
-def test_a_question_is_needed(run, picture, prompt):
-    """Guards against: the example's question asked about another picture."""
-    assert_refused(run("--image-path", picture, *([] if prompt is None else ["--prompt", prompt])), "--prompt")
+def test_a_question_is_needed(run, image, prompt):
+    """Guards against: the example's question asked about another image."""
+    assert_refused(run("--image-path", image, *([] if prompt is None else ["--prompt", prompt])), "--prompt")
 
 
-def test_unreadable_files_are_told(run, tmp_path, picture):
+def test_unreadable_files_are_told(run, tmp_path, image):
     """Guards against: tracebacks, several lines, and messages that do not name the file."""
-    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "text.jpg").write_text("not a image")
     (tmp_path / "cut.jpg").write_bytes(demo.EXAMPLE.read_bytes()[:20_000])
     for name in ("none.jpg", "text.jpg", "cut.jpg", ""):
         assert_refused(run("--image-path", tmp_path / name, "--prompt", "?"), str(tmp_path / name))
-    assert_refused(run("--image-path", picture, "--video-path", tmp_path / "none.mp4", "--prompt", "?"), "none.mp4")
+    assert_refused(run("--image-path", image, "--video-path", tmp_path / "none.mp4", "--prompt", "?"), "none.mp4")
     for url in ("http://localhost/a.jpg", "https://localhost/a.jpg", "file:///a.jpg", "s3://a/b.jpg"):
         assert_refused(run("--image-path", url, "--prompt", "?"), "a.jpg" if "localhost" in url else "")
 

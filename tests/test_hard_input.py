@@ -27,7 +27,7 @@ import huggingface_hub
 import pytest
 import torch
 from clips import shade, write_clip
-from hypothesis import given, settings
+from hypothesis import config, given
 from hypothesis import strategies as st
 from PIL import Image
 from policies import write_policy
@@ -153,41 +153,41 @@ def video(path, *more) -> list:
 
 # By name: what makes the command line in an empty folder, and words that the line has to have.
 REFUSED = {
-    "picture: missing": (lambda d: image(d / "none.png"), "none.png"),
-    "picture: empty": (lambda d: image(written(d / "empty.png", b"")), "empty.png is empty"),
-    "picture: cut off": (lambda d: image(written(d / "cut.jpg", PICTURE.read_bytes()[:20_000])), "cut.jpg"),
-    "picture: text": (lambda d: image(written(d / "text.jpg", b"not a picture")), "text.jpg"),
-    "picture: a video": (lambda d: image(CLIP), "example.mp4"),
-    "picture: a folder": (lambda d: image(d), "is a folder"),
-    "picture: link loop": (lambda d: image(link(d / "loop.png", d / "loop.png")), "loop.png"),
-    "picture: link to nothing": (lambda d: image(link(d / "link.png", d / "none")), "link.png"),
-    "picture: pipe": (lambda d: image(fifo(d / "pipe.png")), "not a regular file"),
-    "picture: device": (lambda d: image("/dev/zero"), "not a regular file"),
-    "picture: null device": (lambda d: image("/dev/null"), "not a regular file"),
-    "picture: name too long": (lambda d: image(d / ("x" * 300)), "too long"),
-    "picture: a line break in its name": (lambda d: image(d / "a\x1b[31mb.png"), "no such file"),
-    "picture: http": (lambda d: image("http://localhost/a.png"), "only files"),
-    "picture: https": (lambda d: image("https://localhost/a.png"), "only files"),
-    "picture: file URL": (lambda d: image("file:///a.png"), "only files"),
-    "picture: data URI": (lambda d: image("data:image/png;base64,AAAA"), "only files"),
-    "picture: SVG": (lambda d: image(written(d / "a.svg", b'<svg xmlns="http://www.w3.org/2000/svg"/>')), "a.svg"),
-    "picture: PostScript": (
+    "image: missing": (lambda d: image(d / "none.png"), "none.png"),
+    "image: empty": (lambda d: image(written(d / "empty.png", b"")), "empty.png is empty"),
+    "image: cut off": (lambda d: image(written(d / "cut.jpg", PICTURE.read_bytes()[:20_000])), "cut.jpg"),
+    "image: text": (lambda d: image(written(d / "text.jpg", b"not a image")), "text.jpg"),
+    "image: a video": (lambda d: image(CLIP), "example.mp4"),
+    "image: a folder": (lambda d: image(d), "is a folder"),
+    "image: link loop": (lambda d: image(link(d / "loop.png", d / "loop.png")), "loop.png"),
+    "image: link to nothing": (lambda d: image(link(d / "link.png", d / "none")), "link.png"),
+    "image: pipe": (lambda d: image(fifo(d / "pipe.png")), "not a regular file"),
+    "image: device": (lambda d: image("/dev/zero"), "not a regular file"),
+    "image: null device": (lambda d: image("/dev/null"), "not a regular file"),
+    "image: name too long": (lambda d: image(d / ("x" * 300)), "too long"),
+    "image: a line break in its name": (lambda d: image(d / "a\x1b[31mb.png"), "no such file"),
+    "image: http": (lambda d: image("http://localhost/a.png"), "only files"),
+    "image: https": (lambda d: image("https://localhost/a.png"), "only files"),
+    "image: file URL": (lambda d: image("file:///a.png"), "only files"),
+    "image: data URI": (lambda d: image("data:image/png;base64,AAAA"), "only files"),
+    "image: SVG": (lambda d: image(written(d / "a.svg", b'<svg xmlns="http://www.w3.org/2000/svg"/>')), "a.svg"),
+    "image: PostScript": (
         lambda d: image(written(d / "a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")),
         "not a format that is read here",
     ),
-    "picture: bomb": (lambda d: image(written(d / "bomb.png", png(60_000, 60_000))), "bomb.png"),
-    "picture: bomb of text": (
+    "image: bomb": (lambda d: image(written(d / "bomb.png", png(60_000, 60_000))), "bomb.png"),
+    "image: bomb of text": (
         lambda d: image(
             written(d / "bomb.png", png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(b"a" * 10**8)))),
         ),
         "bomb.png",
     ),
-    "picture: missing pixels": (lambda d: image(written(d / "few.png", png(500, 500))), "few.png"),
+    "image: missing pixels": (lambda d: image(written(d / "few.png", png(500, 500))), "few.png"),
     "video: missing": (lambda d: video(d / "none.mp4"), "none.mp4"),
     "video: empty": (lambda d: video(written(d / "empty.mp4", b"")), "empty.mp4 is empty"),
     "video: text": (lambda d: video(written(d / "text.mp4", b"not a video")), "text.mp4"),
     "video: text by its name": (lambda d: video(written(d / "text.txt", b"not a video\n" * 99)), "text.txt"),
-    "video: a picture": (lambda d: video(PICTURE), "not a format that is read here"),
+    "video: a image": (lambda d: video(PICTURE), "not a format that is read here"),
     "video: cut off": (lambda d: video(written(d / "cut.mp4", CLIP.read_bytes()[:20_000])), "cut.mp4"),
     "video: a folder": (lambda d: video(d), "is a folder"),
     "video: pipe": (lambda d: video(fifo(d / "pipe.mp4")), "not a regular file"),
@@ -278,7 +278,7 @@ REFUSED = {
     "policy: empty": (lambda d: ["--enable-policy", "--policy-path", written(d / "p.pt", b"")], "p.pt is empty"),
     "policy: a folder": (lambda d: ["--enable-policy", "--policy-path", d], "is a folder"),
     "policy: a device": (lambda d: ["--enable-policy", "--policy-path", "/dev/zero"], "not a regular file"),
-    "policy: a picture": (lambda d: ["--enable-policy", "--policy-path", PICTURE], "not a policy checkpoint"),
+    "policy: a image": (lambda d: ["--enable-policy", "--policy-path", PICTURE], "not a policy checkpoint"),
     "policy: cut off": (
         lambda d: ["--enable-policy", "--policy-path", cut(write_policy(d / "p.pt"), 0.9)],
         "cut off",
@@ -301,8 +301,8 @@ REFUSED = {
         lambda d: ["--input", written(d / "q.jsonl", b"\n \n"), "--output", d / "a.jsonl"],
         "no questions",
     ),
-    "--input of no pictures": (lambda d: ["--input", d, "--output", d / "a.jsonl", "--prompt", "?"], "no pictures"),
-    "--input with a picture": (lambda d: ["--input", d, "--output", d / "a", *image(PICTURE)], "--image-path"),
+    "--input of no images": (lambda d: ["--input", d, "--output", d / "a.jsonl", "--prompt", "?"], "no images"),
+    "--input with a image": (lambda d: ["--input", d, "--output", d / "a", *image(PICTURE)], "--image-path"),
     "--output is another's": (
         lambda d: [
             *("--input", written(d / "q.jsonl", b"{}")),
@@ -336,13 +336,13 @@ def test_bad_input_is_refused_in_one_line(run, no_model, tmp_path, row):
 def test_archives_that_are_no_policy_are_refused(run, tmp_path, content, monkeypatch):
     """Guards against: seconds of waiting for the model before a policy file is refused, and code in it that is run.
     (What may stand in such a file is the policy's own test's.)"""
-    import policy.answer
+    import avis.pipeline
 
-    monkeypatch.setattr(sys.modules["policy.answer"], "load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(sys.modules["avis.pipeline"], "load", lambda *_: pytest.fail("the model was loaded"))
     path = tmp_path / "p.pt"
     torch.save({"a": torch.zeros(2)} if content == "another archive" else Hostile(tmp_path / "mark"), path)
     assert_refused(run("--enable-policy", "--policy-path", path), "p.pt is not a policy checkpoint")
-    assert policy.answer and not (tmp_path / "mark").exists(), "hostile code was run"
+    assert avis.pipeline and not (tmp_path / "mark").exists(), "hostile code was run"
 
 
 def test_unreadable_files_are_refused(run, no_model, tmp_path, monkeypatch):
@@ -355,7 +355,7 @@ def test_unreadable_files_are_refused(run, no_model, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "row", ["picture: bomb", "video: cut off", "model: another architecture", "--num-rollouts 1e9", "--input empty"]
+    "row", ["image: bomb", "video: cut off", "model: another architecture", "--num-rollouts 1e9", "--input empty"]
 )
 def test_refusals_import_no_torch(row, tmp_path):
     """Guards against: an import anywhere on the way that makes a refusal take seconds."""
@@ -370,16 +370,16 @@ def test_refusals_import_no_torch(row, tmp_path):
 
 
 def test_package_imports_without_torch():
-    """Guards against: `from policy import AvisConfig` that takes seconds; and the function `policy.answer` replaced
+    """Guards against: `from policy import AvisConfig` that takes seconds; and the function `avis.pipeline` replaced
     by the module of that name, in whichever order they are imported."""
     program = (
         "import sys\n"
         "from policy import AvisConfig, extract_answer, majority_vote\n"
         "assert 'torch' not in sys.modules\n"
-        "from policy.answer import load\n"
+        "from avis.pipeline import load\n"
         "from policy import Answer, PolicyModel, answer\n"
         "import policy\n"
-        "assert callable(answer) and policy.answer is answer and answer.__module__ == 'policy.answer'\n"
+        "assert callable(answer) and avis.pipeline is answer and answer.__module__ == 'avis.pipeline'\n"
         "assert Answer.__name__ == 'Answer' and not hasattr(policy, 'nothing')\n"
         "assert PolicyModel.__module__ == 'policy.policy_model'\n"
     )
@@ -448,7 +448,7 @@ NAME = "Acme/VL-Rethinker-7B"
 def hub(monkeypatch, tmp_path):
     """An empty cache and a hub of our own: a function from an address to nothing."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sys.modules["policy.answer"], "HUB_SECONDS", 0.5)
+    monkeypatch.setattr(sys.modules["avis.pipeline"], "HUB_SECONDS", 0.5)
 
     def at(port: int) -> None:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{port}")
@@ -518,8 +518,8 @@ def test_fetched_models_need_no_hub(hub, tmp_path):
 # ----------------------------------------------------------------------------------------------- valid if odd: answered
 
 
-def saved(path: Path, picture: Image.Image, **options) -> Path:
-    picture.save(path, **options)
+def saved(path: Path, image: Image.Image, **options) -> Path:
+    image.save(path, **options)
     return path
 
 
@@ -580,7 +580,7 @@ def test_odd_input_is_answered(run, with_model, tmp_path, row):
 
 
 def test_slim_pictures_are_shown_whole():
-    """Guards against: a slim picture stretched out of shape, or put where the white hides a part of it."""
+    """Guards against: a slim image stretched out of shape, or put where the white hides a part of it."""
     got = read_image(Image.new("RGB", (5, 4000), (9, 99, 9)))
     assert got.size == (20, 4000)
     assert [got.getpixel((x, 2000)) for x in (0, 6, 7, 11, 12, 19)] == [
@@ -599,9 +599,9 @@ def test_animations_show_their_first_frame(tmp_path):
 # ------------------------------------------------------------------------------------------ videos, frame by frame
 
 
-def near(picture: Image.Image, number: int) -> bool:
-    """Whether the picture is frame `number` of `write_clip`."""
-    return max(abs(a - b) for a, b in zip(picture.getpixel((20, 20)), shade(number), strict=True)) <= 6
+def near(image: Image.Image, number: int) -> bool:
+    """Whether the image is frame `number` of `write_clip`."""
+    return max(abs(a - b) for a, b in zip(image.getpixel((20, 20)), shade(number), strict=True)) <= 6
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "ts", "h264"])
@@ -776,7 +776,7 @@ JSON = st.recursive(
 KEYS = st.sampled_from(["prompt", "image", "video", "id"])
 
 
-@settings(max_examples=150, deadline=None)
+@config(max_examples=150, deadline=None)
 @given(
     st.binary(max_size=60)
     | st.dictionaries(KEYS | st.text(max_size=5), JSON | st.just("a.png"), max_size=5).map(
@@ -785,7 +785,7 @@ KEYS = st.sampled_from(["prompt", "image", "video", "id"])
 )
 def test_fuzzed_lines_are_questions_or_errors(line):
     """Guards against: one odd line of a file that ends the whole run, or an error that cannot be written down."""
-    question = parse_question(3, line, Path("/pictures"), None, None)
+    question = parse_question(3, line, Path("/images"), None, None)
     assert (question.messages is None) == (question.error is not None)
     assert json.loads(json.dumps(question.asked(), allow_nan=False)) == question.asked()
     if question.error is None:
@@ -804,7 +804,7 @@ def test_deep_and_long_lines_are_errors():
 NUMBERS = st.floats() | st.integers() | st.sampled_from([0, 1, 0.5, 784, -1])
 
 
-@settings(max_examples=300, deadline=None)
+@config(max_examples=300, deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from([field.name for field in fields(AvisConfig) if field.name != "pruner"]),
@@ -813,7 +813,7 @@ NUMBERS = st.floats() | st.integers() | st.sampled_from([0, 1, 0.5, 784, -1])
     )
 )
 def test_fuzzed_settings_are_taken_or_refused(values):
-    """Guards against: a TypeError from a comparison, and settings that are taken and cannot be written as JSON."""
+    """Guards against: a TypeError from a comparison, and config that are taken and cannot be written as JSON."""
     try:
         taken = AvisConfig(**values)
     except ValueError as error:
@@ -841,7 +841,7 @@ PIECES = [
 ]
 
 
-@settings(max_examples=200, deadline=None)
+@config(max_examples=200, deadline=None)
 @given(st.lists(st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=9).map("".join), max_size=5))
 def test_fuzzed_rollouts_are_voted_on(texts):
     """Guards against: an exception for anything a model may write, and votes that do not add up."""
@@ -852,7 +852,7 @@ def test_fuzzed_rollouts_are_voted_on(texts):
     assert vote.winner is None or vote.answer == answers[vote.index]
 
 
-@settings(max_examples=200, deadline=None)
+@config(max_examples=200, deadline=None)
 @given(
     st.lists(
         st.sampled_from(["<|", "|>", "im_end", "image_pad", "vision_start", "<", "|", ">", "<|im_end|>"])

@@ -64,8 +64,8 @@ def test_extended_equals_read_at_once(tiny_model, kind, kdv):
         torch.testing.assert_close(got, want, atol=2e-5, rtol=0)
     torch.testing.assert_close(longer.logits, whole.logits, atol=2e-5, rtol=0)
     torch.testing.assert_close(longer.last_hidden_state, whole.last_hidden_state, atol=2e-5, rtol=0)
-    for count, settings in ((1, SAMPLED | {"temperature": 0}), (3, SAMPLED)):
-        got, want = (tiny_model.rollout(prefill, count, **settings).tokens for prefill in (longer, whole))
+    for count, config in ((1, SAMPLED | {"temperature": 0}), (3, SAMPLED)):
+        got, want = (tiny_model.rollout(prefill, count, **config).tokens for prefill in (longer, whole))
         assert got == want
 
 
@@ -115,10 +115,10 @@ def test_only_the_turn_is_read(tiny_model):
         torch.tensor([[1, tiny.IMAGE, 2]]),
         torch.tensor([[tiny.VIDEO]]),
     ],
-    ids=["nothing", "a batch", "one axis", "a picture", "a video"],
+    ids=["nothing", "a batch", "one axis", "a image", "a video"],
 )
 def test_turns_that_cannot_be_read_are_refused(tiny_model, ids):
-    """Guards against: a placeholder without a picture, read as whatever its embedding is; rows that share a cache."""
+    """Guards against: a placeholder without a image, read as whatever its embedding is; rows that share a cache."""
     prefill = tiny_model.prefill(**tiny.image_prompt())
     with pytest.raises(ValueError) as error:
         tiny_model.extend(prefill, ids)
@@ -130,7 +130,7 @@ def test_turns_that_cannot_be_read_are_refused(tiny_model, ids):
 QUESTIONS = ("How many cats are there?", "And how many dogs?", "Which of them wears a hat?")
 
 
-def picture(width: int = 196, height: int = 140, colour=(120, 160, 90)) -> Image.Image:
+def image(width: int = 196, height: int = 140, colour=(120, 160, 90)) -> Image.Image:
     shown = Image.new("RGB", (width, height), colour)
     shown.paste((200, 60, 60), (20, 20, 80, 60))
     shown.paste((30, 60, 200), (100, 50, 150, 130))
@@ -172,15 +172,15 @@ def test_follow_ups_equal_starting_over(bundled, way, tmp_path):
     """Guards against: a second or third turn that is another answer than the whole chat's, a cache that the first
     answer's rollouts wrote to, and items that are lost on the way."""
     write_clip(tmp_path / "clip.mp4", count=8, rate=4)
-    settings = AvisConfig(max_new_tokens=20, num_frames=4, **way)
-    messages = chat(picture(), picture(140, 140))
+    config = AvisConfig(max_new_tokens=20, num_frames=4, **way)
+    messages = chat(image(), image(140, 140))
     messages[0]["content"].insert(1, {"type": "video", "video": tmp_path / "clip.mp4"})
-    last = answer(*bundled, messages, settings, return_state=True)
+    last = answer(*bundled, messages, config, return_state=True)
     for question in QUESTIONS[1:]:
         before = last
         messages = and_then(messages, before.text, question)
-        last = answer(*bundled, messages, settings, previous=before, return_state=True)
-        anew = answer(*bundled, messages, settings)
+        last = answer(*bundled, messages, config, previous=before, return_state=True)
+        anew = answer(*bundled, messages, config)
         assert_same(last, anew)
         assert (last.reused_tokens, anew.reused_tokens) == (before.kept_tokens, 0)
         assert last.flops["vision"] == 0 < anew.flops["vision"] and last.flops["prefill"] < anew.flops["prefill"]
@@ -190,16 +190,16 @@ def test_follow_ups_equal_starting_over(bundled, way, tmp_path):
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_flops_of_a_follow_up_equal_the_counter(attention):
     """Guards against: a follow-up priced as the whole query, or without the pairs that its tokens make with those that
-    were read before; and one compared with a vanilla that does not read the picture."""
+    were read before; and one compared with a vanilla that does not read the image."""
     if attention == "sdpa" and torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry:
         pytest.skip("this torch's counter has no formula for the SDPA kernel of the CPU")
     model, processor = load_model(demo.BUNDLED, device="cpu", attn_implementation=attention)
-    settings = AvisConfig(enable_kdv=True, num_rollouts=2, temperature=9.0, max_new_tokens=9, vote_stop="off")
-    messages = chat(picture())
-    first = answer(model, processor, messages, settings, return_state=True)
+    config = AvisConfig(enable_kdv=True, num_rollouts=2, temperature=9.0, max_new_tokens=9, vote_stop="off")
+    messages = chat(image())
+    first = answer(model, processor, messages, config, return_state=True)
     messages = and_then(messages, first.text, QUESTIONS[1])
     with FlopCounterMode(display=False) as counter:
-        second = answer(model, processor, messages, settings, previous=first)
+        second = answer(model, processor, messages, config, previous=first)
     spent = sum(second.flops[stage] for stage in ("vision", "prefill", "decode"))
     assert spent == pytest.approx(counter.get_total_flops(), rel=1e-3)
     lengths = [rollout.tokens for rollout in second.rollouts]
@@ -219,9 +219,9 @@ def test_caches_are_held_only_when_asked_for(bundled, monkeypatch):
         return prefill
 
     monkeypatch.setattr(model, "prefill", watched)
-    settings = AvisConfig(max_new_tokens=2)
-    plain = answer(model, processor, chat(picture()), settings)
-    kept = answer(model, processor, chat(picture()), settings, return_state=True)
+    config = AvisConfig(max_new_tokens=2)
+    plain = answer(model, processor, chat(image()), config)
+    kept = answer(model, processor, chat(image()), config, return_state=True)
     gc.collect()
     assert [ref() is None for ref in made] == [True, False]
     assert plain == kept or replace(plain, seconds={}) == replace(kept, seconds={})
@@ -235,55 +235,55 @@ def test_caches_are_held_only_when_asked_for(bundled, monkeypatch):
 def test_a_policy_chooses_for_a_follow_up(bundled, tmp_path, default):
     """Guards against: a follow-up that is pruned at another angle, or whose K comes of the first question's state."""
     policy = PolicyModel(write_policy(tmp_path / "p.pt", (1, 3), (0.5,), default))
-    settings = AvisConfig(enable_kdv=True, max_new_tokens=6)
-    messages = chat(picture())
-    first = answer(*bundled, messages, settings, policy=policy, return_state=True)
+    config = AvisConfig(enable_kdv=True, max_new_tokens=6)
+    messages = chat(image())
+    first = answer(*bundled, messages, config, policy=policy, return_state=True)
     messages = and_then(messages, first.text, QUESTIONS[1])
-    second = answer(*bundled, messages, settings, policy=policy, previous=first)
-    anew = answer(*bundled, messages, settings, policy=policy)
+    second = answer(*bundled, messages, config, policy=policy, previous=first)
+    anew = answer(*bundled, messages, config, policy=policy)
     assert_same(second, anew)
     assert (second.p == first.p) == (default == "visual")
 
 
 def test_chats_that_do_not_go_on_are_refused(bundled):
-    """Guards against: a follow-up answered from another chat's cache, other pictures, or another pruning than it says;
+    """Guards against: a follow-up answered from another chat's cache, other images, or another pruning than it says;
     and one that starts over without a word."""
     model, processor = bundled
-    settings = AvisConfig(max_new_tokens=2)
-    messages = chat(picture())
-    first = answer(model, processor, messages, settings, return_state=True)
+    config = AvisConfig(max_new_tokens=2)
+    messages = chat(image())
+    first = answer(model, processor, messages, config, return_state=True)
     follow = and_then(messages, "2", QUESTIONS[1])
-    other = and_then(chat(picture(colour=(9, 9, 9))), "2", QUESTIONS[1])
-    more = [*follow[:-1], *chat(picture(), question=QUESTIONS[1])]
-    reworded = and_then(chat(picture(), question="How many?"), "2", QUESTIONS[1])
+    other = and_then(chat(image(colour=(9, 9, 9))), "2", QUESTIONS[1])
+    more = [*follow[:-1], *chat(image(), question=QUESTIONS[1])]
+    reworded = and_then(chat(image(), question="How many?"), "2", QUESTIONS[1])
     unkept = replace(first, turn=None)
     for chat_, given, after, word in [
-        (follow, settings, unkept, "return_state=True"),
-        (messages, settings, first, "does not begin"),
-        (reworded, settings, first, "does not begin"),
-        (other, settings, first, "pictures"),
-        (more, settings, first, "pictures"),
-        (follow, replace(settings, enable_thinking=False), first, "does not begin"),
-        (follow, replace(settings, enable_kdv=True), first, "pruned"),
-        (follow, replace(settings, max_pixels=784 * 20), first, "pictures"),
+        (follow, config, unkept, "return_state=True"),
+        (messages, config, first, "does not begin"),
+        (reworded, config, first, "does not begin"),
+        (other, config, first, "images"),
+        (more, config, first, "images"),
+        (follow, replace(config, enable_thinking=False), first, "does not begin"),
+        (follow, replace(config, enable_kdv=True), first, "pruned"),
+        (follow, replace(config, max_pixels=784 * 20), first, "images"),
     ]:
         with pytest.raises(ValueError, match=word) as error:
             answer(model, processor, chat_, given, previous=after)
         assert "\n" not in str(error.value)
     stranger = load_model(demo.BUNDLED, device="cpu")[0]
     with pytest.raises(ValueError, match="another model"):
-        answer(stranger, processor, follow, settings, previous=first)
+        answer(stranger, processor, follow, config, previous=first)
 
 
 def test_frames_of_another_rate_are_others(bundled):
     """Guards against: the same frames at another rate, whose positions in time are others, taken for the same clip."""
-    settings = AvisConfig(max_new_tokens=2)
+    config = AvisConfig(max_new_tokens=2)
 
     def clip(fps: float) -> list[dict]:
-        part = {"type": "video", "video": [picture(112, 112, (n * 20, 90, 90)) for n in range(4)], "fps": fps}
+        part = {"type": "video", "video": [image(112, 112, (n * 20, 90, 90)) for n in range(4)], "fps": fps}
         return [{"role": "user", "content": [part, {"type": "text", "text": QUESTIONS[0]}]}]
 
-    first = answer(*bundled, clip(2.0), settings, return_state=True)
-    assert answer(*bundled, and_then(clip(2.0), "2", QUESTIONS[1]), settings, previous=first).reused_tokens
-    with pytest.raises(ValueError, match="pictures and videos"):
-        answer(*bundled, and_then(clip(1.0), "2", QUESTIONS[1]), settings, previous=first)
+    first = answer(*bundled, clip(2.0), config, return_state=True)
+    assert answer(*bundled, and_then(clip(2.0), "2", QUESTIONS[1]), config, previous=first).reused_tokens
+    with pytest.raises(ValueError, match="images and videos"):
+        answer(*bundled, and_then(clip(1.0), "2", QUESTIONS[1]), config, previous=first)
