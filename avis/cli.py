@@ -11,7 +11,7 @@ class ArgumentParser(argparse.ArgumentParser):
     """A parser that reports a mistake in one line and takes no abbreviated flags."""
 
     def __init__(self, *args, **kwargs):
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        super().__init__(*args, **{"allow_abbrev": False} | kwargs)
 
     def error(self, message: str) -> NoReturn:
         """Print the mistake on stderr and exit with 2."""

@@ -6,8 +6,8 @@
 
 A line of JSONL has `image` and `video` (a path or a list of paths, relative to the file, shown in the order of the
 line), and `prompt`, or `question` with `options` (a list or an object). A `prompt` that is a list is a question and its
-follow-ups. With an `answer` the question has a label, and may have `task`, `level` and `scene` (what questions share, by
-which intervals and splits go; else it is what they show).
+follow-ups. With an `answer` the question has a label, and may have `task`, `level` and `scene`. Questions of one scene
+are resampled and split together; without the key they share a scene when they show the same.
 
 A table (`.tsv`) has the columns `image` (base64, a list of such, or another row's `index`), `question` and `answer`, of
 multiple choice A, B, ..; and any of `index`, `hint`, `category` and `l2-category`. Needs no torch.
@@ -19,7 +19,8 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os.path import relpath
@@ -116,8 +117,11 @@ class QuestionFile:
         self._is_table = path.suffix.lower() == ".tsv"
         if self._is_table:
             self._rows: list[Any] = _table_rows(path, data)
+            self._numbers: Sequence[int] = range(1, len(self._rows) + 1)
         else:
-            self._rows = [line for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
+            lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+            self._numbers = [number for number, line in enumerate(lines, start=1) if line.strip()]
+            self._rows = [line for line in lines if line.strip()]
         if not self._rows:
             raise ValueError(f"no questions in {path}")
         self._images = {row["index"]: row["image"] for row in self._rows if row.get("index")} if self._is_table else {}
@@ -137,7 +141,7 @@ class QuestionFile:
         """Return a question. Raises ValueError, with the number of its line or row, when something is missing."""
         try:
             return self._question(index, *self._read(index))
-        except (ValueError, KeyError, TypeError, AttributeError, SyntaxError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, SyntaxError, RecursionError, MemoryError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise ValueError(f"{self._place(index)}: {str(reason).partition(chr(10))[0]}") from None
 
@@ -163,24 +167,31 @@ class QuestionFile:
     def input(self, index: int) -> Any:
         """Return the line of a question as JSON; its text when it is no JSON."""
         if self._is_table:
-            return {name: cell for name, cell in self._rows[index].items() if name != "image"}
+            return {name: cell for name, cell in self._rows[index].items() if name not in ("image", None)}
         try:
             return _json_value(self._rows[index])
         except ValueError:
             return self._rows[index].decode(errors="replace")
 
     def _place(self, index: int) -> str:
-        return f"{self.path} {'row' if self._is_table else 'line'} {index + 1}"
+        return f"{self.path} {'row' if self._is_table else 'line'} {self._numbers[index]}"
 
     def _read(self, index: int) -> tuple[dict[str, Any], dict[str, list[str]]]:
         """Return a row or line, and by kind what it shows: images in base64, or paths."""
-        if self._is_table:
-            row = self._rows[index]
-            cell = self._images.get(row["image"], row["image"]) or ""
-            letters = [letter for letter in ascii_uppercase if row.get(letter)]
-            text = "\n".join(part for part in (row.get("hint"), row["question"]) if part)
-            row = row | {"question": text, "options": {letter: row[letter] for letter in letters}}
-            return row, {"image": ast.literal_eval(cell) if cell.startswith("[") else [cell] * bool(cell)}
+        row, names = self._read_row(index) if self._is_table else self._read_line(index)
+        if not any(names.values()):
+            raise ValueError('nothing to see: "image" or "video" is missing')
+        return row, names
+
+    def _read_row(self, index: int) -> tuple[dict[str, Any], dict[str, list[str]]]:
+        row = self._rows[index]
+        cell = self._images.get(row["image"], row["image"]) or ""
+        letters = [letter for letter in ascii_uppercase if row.get(letter)]
+        text = "\n".join(part for part in (row.get("hint"), row["question"]) if part)
+        row = row | {"question": text, "options": {letter: row[letter] for letter in letters}}
+        return row, {"image": ast.literal_eval(cell) if cell.startswith("[") else [cell] * bool(cell)}
+
+    def _read_line(self, index: int) -> tuple[dict[str, Any], dict[str, list[str]]]:
         row = _json_value(self._rows[index])
         if not isinstance(row, dict):
             raise ValueError("a question is a JSON object")
@@ -190,13 +201,12 @@ class QuestionFile:
             if not all(isinstance(path, str) and path for path in paths):
                 raise ValueError(f'"{kind}" must be a path or a list of paths')
             names[kind] = [path if "://" in path else str(self.path.parent / path) for path in paths]
-        if not any(names.values()):
-            raise ValueError('nothing to see: "image" or "video" is missing')
         return row, names
 
     def _question(self, index: int, row: dict[str, Any], names: dict[str, list[str]]) -> Question:
         options = _lettered(row.get("options"))
-        texts = _texts(row.get("prompt") or row.get("question") or self._prompt)
+        asked = [row[name] for name in ("prompt", "question") if name in row] or [self._prompt]
+        texts = _texts(next(filter(None, asked), asked[0]))  # an empty prompt is an error, and not the default's case
         if options and not row.get("prompt"):
             texts[0] += "\n" + " ".join(f"{letter}. {option}" for letter, option in options.items())
         label = None
@@ -292,13 +302,15 @@ def _texts(asked: Any) -> list[str]:
 
 
 def _json_value(line: bytes) -> Any:
-    """Return the value of a line of JSON. Raises ValueError for anything else, NaN included."""
+    """Return the value of a line of JSON. Raises ValueError for anything else, NaN and 1e999 included."""
 
-    def refuse_constant(name: str):
-        raise ValueError(f"{name} is not JSON")
+    def finite(number: str) -> float:
+        if not math.isfinite(float(number)):
+            raise ValueError(f"{number} is not a JSON number")
+        return float(number)
 
     try:
-        return json.loads(line.decode(), parse_constant=refuse_constant)
+        return json.loads(line.decode(), parse_constant=finite, parse_float=finite)
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, too
         raise ValueError(f"not a line of JSON: {error}") from None
 

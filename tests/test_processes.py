@@ -123,8 +123,8 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("when", ["at work", "starting"])
 def test_workers_end_with_the_program(tmp_path, how, when):
-    """Guards against: workers that outlive a killed program and hold its GPU; at Ctrl-C, which goes to all processes of a
-    terminal, tracebacks of workers, those that are still starting included."""
+    """Guards against: workers that outlive a killed program and hold its GPU; at Ctrl-C, which goes to all processes of
+    a terminal, tracebacks of workers, those that are still starting included."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     seen = tmp_path / "seen"
