@@ -1,4 +1,4 @@
-"""Tests of avis/journal.py: nothing doubled, lost or torn, whatever stops a writer, and no other program's file touched."""
+"""Tests of avis/journal.py: nothing doubled, lost or torn after any kill, and no other program's file touched."""
 
 import errno
 import json
