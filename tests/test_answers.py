@@ -1,26 +1,19 @@
-"""Tests of policy/vote.py: extraction, normal forms, the vote, and hostile texts.
-
-The 10 MB cases measure no time: with a quadratic step they would not end within a working day.
-"""
+"""Tests of avis/answers.py and avis/quantities.py: extraction, canonical forms, and odd texts."""
 
 import doctest
-import gzip
-import json
-import random
 import unicodedata
 from collections import Counter
 from fractions import Fraction
-from itertools import product
-from math import exp
-from pathlib import Path
 
-import policy.vote
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avis.answers import MAX_SHORT_ANSWER, answers_match, extract_answer, normalise_answer, vote_key
-from avis.voting import confidence_weight, is_decided, majority_vote
+from avis import answers, quantities
+from avis.answers import answers_match, extract_answer, normalise_answer
+from avis.voting import majority_vote
+
+pytestmark = pytest.mark.unit
 
 fuzz = settings(max_examples=300, deadline=None, derandomize=True)
 
@@ -35,13 +28,13 @@ FRAGMENTS = [
     *[" ", " ", " ", "\n", "answer is", "option "],
 ]
 messy = st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join) | st.text(max_size=30)
-forms = st.sampled_from(["a", "b", "c", None])
 
 
 def test_module_example_runs():
-    """Guards against an example in the module docstring that no longer says what the code does."""
-    results = doctest.testmod(policy.vote)
-    assert results.attempted > 0 and results.failed == 0
+    """Guards against an example in a module docstring that no longer says what the code does."""
+    for module in (answers, quantities):
+        results = doctest.testmod(module)
+        assert results.attempted > 0 and results.failed == 0
 
 
 # ---------------------------------------------------------------------------------------------- extraction
@@ -339,204 +332,6 @@ def test_answers_match():
     assert not answers_match("3", None)
 
 
-# ------------------------------------------------------------------------------------------------ the vote
-
-
-def reference_winner(answers):
-    """The tie rule from its definition: among the most frequent, the one whose first index is lowest."""
-    given_answers = [answer for answer in answers if answer is not None]
-    most = max(map(given_answers.count, given_answers), default=0)
-    return next((answer for answer in given_answers if given_answers.count(answer) == most), None)
-
-
-@given(st.lists(forms, max_size=9))
-@fuzz
-def test_vote_against_its_definition(answers):
-    """Guards against ties broken by anything else than the lowest rollout index, and lost abstentions."""
-    vote = majority_vote(answers)
-    assert vote.winner == reference_winner(answers)
-    assert vote.index == (None if vote.winner is None else answers.index(vote.winner))
-    assert vote.counts == Counter(answer for answer in answers if answer is not None)
-    assert list(vote.counts) == list(dict.fromkeys(answer for answer in answers if answer is not None))
-    assert vote.abstained == answers.count(None)
-    assert vote.normalised == tuple(answers)
-
-
-@given(st.lists(forms, max_size=9), st.randoms(use_true_random=False))
-@fuzz
-def test_order_never_changes_a_strict_winner(answers, random):
-    """Guards against finishing order leaking into the vote: a strict winner stands in any order, and a tie is
-    not touched by the order of the rollouts after the last first mention of an answer."""
-    vote = majority_vote(answers)
-    votes = sorted(vote.counts.values(), reverse=True)
-    if votes and votes.count(votes[0]) == 1:
-        assert majority_vote(random.sample(answers, len(answers))).winner == vote.winner
-    settled = 1 + max(map(answers.index, vote.counts), default=-1)
-    later = answers[settled:]
-    assert majority_vote(answers[:settled] + random.sample(later, len(later))).winner == vote.winner
-
-
-def test_tie_goes_to_the_lowest_index():
-    """Guards against a random or last-come tie rule."""
-    assert majority_vote([None, "b", "a", "a", "b"]).winner == "b"
-    assert majority_vote(["c", "a", "b", "b", "a"]).winner == "a"
-
-
-def test_vote_counts_normal_forms_and_quotes_the_first():
-    """Guards against spellings splitting a vote, and against showing the reader a normal form."""
-    vote = majority_vote(["The cat", "Three.", "B", "\u200b", None, "(b) three"], OPTIONS)
-    assert (vote.winner, vote.answer, vote.index) == ("B", "Three.", 1)
-    assert vote.counts == {"D": 1, "B": 3} and vote.abstained == 2
-    assert vote.normalised == ("D", "B", "B", None, None, "B")
-
-
-@pytest.mark.parametrize("answers", [[], [None], [None, "", " \u200b"]])
-def test_all_abstain(answers):
-    """Guards against a crash, or an empty answer that wins, when nobody votes."""
-    vote = majority_vote(answers)
-    assert (vote.winner, vote.answer, vote.index, vote.counts) == (None, None, None, {})
-    assert vote.abstained == len(answers)
-
-
-# --------------------------------------------------------------------------------- weights, and the early stop
-
-
-def weighted_winner(votes):
-    """From its definition, in exact arithmetic; `votes` holds None or (answer, weight)."""
-    totals: dict[str, Fraction] = {}
-    for answer, weight in filter(None, votes):
-        totals[answer] = totals.get(answer, 0) + Fraction(weight)
-    return next((answer for answer, total in totals.items() if total == max(totals.values())), None)
-
-
-# Three of them are 1 together, so that ties of unequal numbers of votes occur.
-WEIGHTS = (0.125, 0.25, 0.625, 1.0)
-
-
-def test_weighted_vote_against_its_definition():
-    """Guards against: weights counted for another rollout, abstentions that weigh, ties not the lowest index's."""
-    ballots = [None, *product("ab", WEIGHTS)]
-    for votes in product(ballots, repeat=4):
-        answers = [vote and vote[0] for vote in votes]
-        weights = [vote[1] if vote else 0.5 for vote in votes]
-        vote = majority_vote(answers, weights=weights)
-        assert vote.winner == weighted_winner(votes), votes
-        assert vote.index == (None if vote.winner is None else answers.index(vote.winner))
-        assert sum(vote.counts.values()) == sum(vote[1] for vote in votes if vote)
-
-
-def check_all_cases(num_rollouts: int, there: list, missing: list, winner, is_decided) -> int:
-    """Every subset of rollouts that are there, with every vote, against every completion; how many are decided."""
-    decided = 0
-    for state in product(["missing", *there], repeat=num_rollouts):
-        known = {index: vote for index, vote in enumerate(state) if vote != "missing"}
-        choices = [missing if vote == "missing" else [vote] for vote in state]
-        winners = {winner(votes) for votes in product(*choices)}
-        assert is_decided(known) == (len(winners) == 1), (state, winners)
-        decided += len(winners) == 1 and len(known) < num_rollouts
-    return decided
-
-
-@pytest.mark.parametrize("num_rollouts", [1, 2, 3, 4, 5])
-def test_stop_is_sound_and_as_early_as_can_be(num_rollouts):
-    """Guards against: a stop that changes a winner, by a tie, a new answer or an abstention; and one that comes late.
-    Every case of up to five rollouts and three answers."""
-    there, missing = [None, *"abc"], [None, *"abcde"]
-    decided = check_all_cases(
-        num_rollouts, there, missing, reference_winner, lambda known: is_decided(known, num_rollouts)
-    )
-    assert (decided > 0) == (num_rollouts >= 2), "two rollouts: the first one wins the tie"
-
-
-@pytest.mark.parametrize("num_rollouts", [1, 2, 3, 4])
-def test_weighted_stop_is_sound_and_as_early_as_can_be(num_rollouts):
-    """Guards against: the same with weights, where a late vote may weigh anything up to 1."""
-    there = [None, *product("ab", WEIGHTS)]
-    missing = [None, *product("abc", (0.0, 0.5, 1.0))]
-
-    def decided(known):
-        forms = {index: vote and vote[0] for index, vote in known.items()}
-        return is_decided(forms, num_rollouts, {index: vote[1] if vote else 0.5 for index, vote in known.items()})
-
-    assert (check_all_cases(num_rollouts, there, missing, weighted_winner, decided) > 0) == (num_rollouts >= 2)
-
-
-def test_weighted_stop_survives_rounding():
-    """Guards against: sums whose rounding depends on the order of votes, so that a winner by a hair's breadth is
-    stopped for and then loses. Weights as a model gives them; completions at the edge of what is possible."""
-    dice = random.Random(0)
-    decided = 0
-    for _ in range(4000):
-        count = dice.randrange(3, 9)
-        near = dice.choice((1e-16, 1e-3, 1.0))
-        votes = [(dice.choice("aaab"), confidence_weight(-near * dice.random())) for _ in range(count)]
-        votes = [None if dice.random() < 0.1 else vote for vote in votes]
-        there = [index for index in range(count) if dice.random() < 0.7]
-        known = {index: votes[index] and votes[index][0] for index in there}
-        weights = {index: votes[index][1] if votes[index] else 1.0 for index in there}
-        if not is_decided(known, count, weights) or len(there) == count:
-            continue
-        decided += 1
-        winners = set()
-        for late in [None, *product("abc", (0.0, 1.0))]:
-            whole = [votes[index] if index in known else late for index in range(count)]
-            answers = [vote and vote[0] for vote in whole]
-            winners.add(majority_vote(answers, weights=[vote[1] if vote else 1.0 for vote in whole]).winner)
-        assert len(winners) == 1, (votes, there)
-    assert decided > 200
-
-
-RECORDED = Path(__file__).resolve().parents[1] / "evaluation" / "results" / "dev.jsonl.gz"
-
-
-def spent(forms: list[str | None], lengths: list[int], rollout_batch_size: int) -> tuple[dict[int, str | None], int]:
-    """Recorded rollouts again, one token of each running one a step: who has ended when all is decided, and the tokens
-    that were written by then."""
-    ended: dict[int, str | None] = {}
-    tokens = 0
-    for first in range(0, len(forms), rollout_batch_size):
-        wave = range(first, min(first + rollout_batch_size, len(forms)))
-        for step in sorted({lengths[i] for i in wave}):
-            ended |= {i: forms[i] for i in wave if lengths[i] <= step}
-            if is_decided(ended, len(forms)):
-                return ended, tokens + sum(min(lengths[i], step) for i in wave)
-        tokens += sum(lengths[i] for i in wave)
-    raise AssertionError("not decided although all have ended")
-
-
-@pytest.mark.parametrize("rollout_batch_size", [7, 3, 2, 1])
-def test_stop_changes_no_winner_of_recorded_rollouts(rollout_batch_size):
-    """Guards against: answers of a real model (spellings, abstentions) whose winner the stop changes, and a stop that
-    never comes."""
-    _, *lines = map(json.loads, gzip.decompress(RECORDED.read_bytes()).splitlines())
-    shares = []
-    for line in lines:
-        sampled = line["runs"]["rho=0"][0]  # the first is greedy
-        answers, lengths = sampled["answers"][1:8], sampled["tokens"][1:8]
-        ended, tokens = spent(list(map(vote_key, answers)), lengths, rollout_batch_size)
-        there = [answer if index in ended else None for index, answer in enumerate(answers)]
-        assert len(answers) == 7 and majority_vote(there).winner == majority_vote(answers).winner
-        shares.append(tokens / sum(lengths))
-    assert shares and min(shares) < 1 == max(shares)
-
-
-@pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan")])
-def test_weights_out_of_range_are_refused(wrong):
-    """Guards against: weights above 1, with which the stop would change winners."""
-    for call in (
-        lambda: majority_vote(["a", "b"], weights=[0.5, wrong]),
-        lambda: is_decided({0: "a", 2: "b"}, 3, {0: 0.5, 2: wrong}),
-    ):
-        with pytest.raises(ValueError, match=r"in \[0, 1\]"):
-            call()
-
-
-def test_confidence_is_a_weight():
-    """Guards against: a weight above 1 by rounding, and other functions of the mean than the documented one."""
-    assert confidence_weight(1e-9) == confidence_weight(0.0) == 1.0
-    assert confidence_weight(-0.5) == exp(-0.5) and confidence_weight(-1e9) == 0.0
-
-
 # ------------------------------------------------------------------------------------------- hostile texts
 
 
@@ -549,67 +344,3 @@ def test_any_text_is_read_without_exceptions(pieces):
         answer = extract_answer(text, options)
         assert answer is None or answer == answer.strip() != "" and answer in text
         majority_vote([answer, text], options)
-
-
-SIZE = 10**7
-
-
-@pytest.mark.parametrize(
-    "unit, expected",
-    [
-        ("<answer>", None),
-        ("</answer>", None),
-        ("<answer></answer>", None),
-        ("<think>", None),
-        ("</think>", None),
-        ("\\boxed{", "whole"),
-        ("the answer is ", None),
-        ("<answer></think>", None),
-        ("answer ", "whole"),
-        ("\x00\ud800\u0301", "whole"),
-    ],
-    ids=ascii,
-)
-def test_ten_megabytes_of(unit, expected):
-    """Guards against rescanning: each of these is quadratic in a parser that looks for a partner from every
-    opening, or whose regex backtracks. Prose is kept whole."""
-    text = (unit * (SIZE // len(unit))).strip()
-    answer = extract_answer(text)
-    assert answer == (text if expected == "whole" else expected)
-    vote = majority_vote([answer, "3", "3"])
-    assert vote.winner == "3"
-
-
-@pytest.mark.parametrize("filler", [" ", "*", "{", "\\"], ids=ascii)
-def test_long_tail_after_an_opening(filler):
-    """Guards against backtracking over what follows an opening, and against a box that nothing closes."""
-    tail = filler * SIZE
-    assert extract_answer(f"The answer is B{tail}.") == f"B{tail}".rstrip(" *")
-    assert extract_answer(f"\\boxed{{3{tail}.") == f"\\boxed{{3{tail}."
-
-
-def test_deeply_nested_boxes():
-    """Guards against recursion and against one scan per box: a million boxes, closed or all but one."""
-    depth = 10**6
-    assert extract_answer("\\boxed{" * depth + "3" + "}" * depth) == "3"
-    assert extract_answer("\\boxed{2}" + "\\boxed{" * depth) == "2"
-    braces = "{" * depth + "3" + "}" * depth
-    assert extract_answer(f"\\boxed{{{braces}}}") == braces
-
-
-@pytest.mark.parametrize("unit", ["9", "\u0301\u0327", "(", "1,", "one ", " ", "\x00", "\\frac{"], ids=ascii)
-def test_long_answers_are_compared_whole(unit):
-    """Guards against int() refusing long digit strings, quadratic Unicode reordering, and shortened answers
-    that agree only because their ends were cut off."""
-    long = unit * (SIZE // len(unit))
-    assert normalise_answer(long) == " ".join(long.split())
-    assert not answers_match(long + "1", long + "2")
-
-
-@pytest.mark.parametrize("length", [MAX_SHORT_ANSWER - 1, MAX_SHORT_ANSWER, MAX_SHORT_ANSWER + 1])
-@pytest.mark.parametrize("unit", ["9", "(", "\u0301\u0327", "ﷺ", "1,", "${", "\\text{", "one "], ids=ascii)
-def test_stable_around_the_length_limit(unit, length):
-    """Guards against a form that crosses the limit (one character may become 18) and changes when reread."""
-    text = (unit * length)[:length]
-    form = normalise_answer(text)
-    assert normalise_answer(form) == form
