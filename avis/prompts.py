@@ -1,4 +1,4 @@
-"""The words that ask a model for an answer, in one place for the pipeline, the garden and the adapters::
+"""The instructions that ask a model for an answer, in one place for the pipeline, the garden and the adapters::
 
 check_text("How many cats?")
 with_instruction("How many cats?", enable_thinking=True)
@@ -19,7 +19,7 @@ class AnswerFormat:
 
     Attributes:
         name: to choose it by.
-        model_marks: parts of the names of models trained in it; letters and digits only, lower case.
+        model_marks: parts of the names of models that were trained in it; letters and digits alone, in lower case.
         system_prompt: of a chat that has none; None: the chat template's own.
         thinking: the instruction after the question, with reasoning.
         direct: the instruction after the question, without reasoning.
@@ -32,25 +32,25 @@ class AnswerFormat:
     direct: str = DIRECT
 
 
-# The formats are those that the models' cards and evaluation code name; the words are our own. Qwen2.5-VL itself has no
-# such format and takes the one asked for: AVIS's.
+# The models' cards and evaluation code name these formats; the words are our own. Qwen2.5-VL itself was trained in none
+# and takes the one that is asked for: AVIS's.
 ANSWER_FORMATS = (
     AnswerFormat("avis"),
-    # A chain of thought that checks itself, in plain text, then a box: TIGER-Lab/VL-Rethinker-7B.
+    # TIGER-Lab/VL-Rethinker-7B: a chain of thought that checks itself, in plain text, then a box.
     AnswerFormat(
         "vl-rethinker",
         ("vlrethinker",),
         thinking="Reason step by step and check your reasoning as you go. Put the final answer inside \\boxed{}.",
         direct="Give only the final answer, inside \\boxed{}.",
     ),
-    # <think>..</think><answer>Final Answer: B</answer>: Osilly/Vision-R1-7B.
+    # Osilly/Vision-R1-7B: <think>..</think><answer>Final Answer: B</answer>.
     AnswerFormat(
         "vision-r1",
         ("visionr1",),
         thinking='Reason inside <think></think>, then write "Final Answer:" and the answer inside <answer></answer>.',
         direct='Write only "Final Answer:" and the answer, inside <answer></answer>.',
     ),
-    # <think>..</think><answer>B</answer>, asked for in the system prompt: ydeng9/OpenVLThinker-7B.
+    # ydeng9/OpenVLThinker-7B: <think>..</think><answer>B</answer>, which the system prompt asks for.
     AnswerFormat(
         "openvlthinker",
         ("openvlthinker",),
@@ -66,10 +66,10 @@ def answer_format_for(model_path: str, name: str | None = None) -> AnswerFormat:
 
     Args:
         model_path: a folder or hub name; its last part is the model's name.
-        name: of an answer format.
+        name: of an answer format; None: by the model's name.
 
     Raises:
-        ValueError: no answer format has the name.
+        ValueError: no answer format has this name.
     """
     if name is not None:
         for answer_format in ANSWER_FORMATS:
@@ -89,14 +89,14 @@ _SPECIAL = re.compile(r"<\|\w+\|>")
 
 
 def check_text(text: str, special: Iterable[str] = ()) -> None:
-    """Refuse a text of which a part would be read as the chat's structure.
+    """Refuse a text with a part that would be read as the chat's structure.
 
     Args:
         text: a question, or any other turn.
         special: the tokenizer's special tokens.
 
     Raises:
-        ValueError: it holds a special token or what looks like one, or is not valid Unicode (a lone surrogate).
+        ValueError: the text holds a special token or what looks like one, or is not valid Unicode (a lone surrogate).
     """
     try:
         text.encode()
@@ -110,5 +110,11 @@ def check_text(text: str, special: Iterable[str] = ()) -> None:
 def with_instruction(
     question: str, enable_thinking: bool = True, answer_format: AnswerFormat = ANSWER_FORMATS[0]
 ) -> str:
-    """Return the question followed by the instruction for the form of its answer."""
+    """Return a question followed by the instruction for the form of its answer.
+
+    Args:
+        question: as the user asked it.
+        enable_thinking: ask for reasoning before the answer.
+        answer_format: of the answer.
+    """
     return f"{question}\n{answer_format.thinking if enable_thinking else answer_format.direct}"

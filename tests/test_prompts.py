@@ -1,4 +1,4 @@
-"""Profiles of answer formats: which is chosen, what it asks for, and that what models of it write is read."""
+"""Tests of avis/prompts.py: which answer format is chosen, what it asks for, and that its answers are read."""
 
 import json
 
@@ -7,6 +7,8 @@ import pytest
 from avis.answers import answers_match, extract_answer
 from avis.prompts import ANSWER_FORMATS, DIRECT, THINKING, answer_format_for, check_text, with_instruction
 from avis.voting import majority_vote
+
+pytestmark = pytest.mark.unit
 
 NAMES = {
     "Qwen/Qwen2.5-VL-7B-Instruct": "avis",
@@ -22,7 +24,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("model, name", NAMES.items())
-def test_the_model_s_name_chooses_its_profile(model, name):
+def test_the_model_s_name_chooses_its_format(model, name):
     """Guards against: a post-trained model asked for a form that it was not trained to write."""
     assert answer_format_for(model).name == name
 
@@ -36,28 +38,28 @@ def test_a_name_given_wins_and_an_unknown_one_is_refused():
 
 
 def test_names_and_marks_are_unambiguous():
-    """Guards against: two profiles that fit one model, and a mark that no name can hold."""
-    assert len({profile.name for profile in ANSWER_FORMATS}) == len(ANSWER_FORMATS)
-    marks = [mark for profile in ANSWER_FORMATS for mark in profile.marks]
+    """Guards against: two formats that fit one model, and a mark that no name can hold."""
+    assert len({answer_format.name for answer_format in ANSWER_FORMATS}) == len(ANSWER_FORMATS)
+    marks = [mark for answer_format in ANSWER_FORMATS for mark in answer_format.model_marks]
     assert all(mark.isalnum() and mark == mark.lower() for mark in marks)
     assert not [(a, b) for a in marks for b in marks if a != b and a in b]
 
 
-@pytest.mark.parametrize("profile", ANSWER_FORMATS, ids=lambda profile: profile.name)
-def test_instructions_stand_after_the_question(profile):
+@pytest.mark.parametrize("answer_format", ANSWER_FORMATS, ids=lambda answer_format: answer_format.name)
+def test_instructions_stand_after_the_question(answer_format):
     """Guards against: instructions that lose the question, are the same with and without thinking, or hold what the
     chat's check refuses."""
-    thinking, direct = (with_instruction("How many?", thinks, profile) for thinks in (True, False))
+    thinking, direct = (with_instruction("How many?", thinks, answer_format) for thinks in (True, False))
     assert thinking.startswith("How many?\n") and direct.startswith("How many?\n") and thinking != direct
-    for text in filter(None, (thinking, direct, profile.system)):
+    for text in filter(None, (thinking, direct, answer_format.system_prompt)):
         check_text(text)
 
 
 def test_the_default_is_what_the_bundled_model_was_trained_on():
-    """Guards against: a profile that changes the words in the garden's training prompts."""
+    """Guards against: a format that changes the words in the garden's training prompts."""
     assert with_instruction("How many?") == f"How many?\n{THINKING}"
     assert with_instruction("How many?", enable_thinking=False) == f"How many?\n{DIRECT}"
-    assert answer_format_for("models/garden-tiny").system is None
+    assert answer_format_for("models/garden-tiny").system_prompt is None
 
 
 # What models of each format write, with the answer that the vote has to see.
@@ -103,7 +105,7 @@ def test_a_thought_that_is_not_closed_abstains():
     assert extract_answer("<think>It is B. <answer>B") is None
 
 
-def test_profiles_are_plain_values():
-    """Guards against: a profile that cannot be recorded with an answer."""
-    for profile in ANSWER_FORMATS:
-        assert json.loads(json.dumps(vars(profile)))["name"] == profile.name
+def test_formats_are_plain_values():
+    """Guards against: a format that cannot be recorded with an answer."""
+    for answer_format in ANSWER_FORMATS:
+        assert json.loads(json.dumps(vars(answer_format)))["name"] == answer_format.name
