@@ -1,5 +1,6 @@
 """An `AvisOutput` as text for a person: the report, the table of votes, and tokens as they are decoded. No torch."""
 
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -105,7 +106,16 @@ class TerminalStreamer:
             self._text = _stderr_text_streamer(self._tokenizer)
         else:
             self._tokens = 0
-            self._bar = tqdm(total=num_rollouts, unit="rollout", leave=False, miniters=0, file=sys.stderr)
+            columns, lines = shutil.get_terminal_size()  # tqdm prints nothing on a terminal that says 0 of both
+            self._bar = tqdm(
+                total=num_rollouts,
+                unit="rollout",
+                leave=False,
+                miniters=0,  # the tokens change between ends of rollouts
+                ncols=columns,
+                nrows=lines,
+                file=sys.stderr,
+            )
 
     def put(self, steps: Sequence[tuple[int, int, bool]]) -> None:
         """Take one step of decoding: (rollout, new token, whether it ended) of each running rollout."""
