@@ -4,14 +4,14 @@ import argparse
 import sys
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, NoReturn
+from typing import NoReturn
 
 
 class ArgumentParser(argparse.ArgumentParser):
     """A parser that reports a mistake in one line and takes no abbreviated flags."""
 
-    def __init__(self, **kwargs: Any):
-        super().__init__(allow_abbrev=False, **kwargs)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{"allow_abbrev": False} | kwargs)
 
     def error(self, message: str) -> NoReturn:
         """Print the mistake on stderr and exit with 2."""
