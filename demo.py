@@ -9,10 +9,14 @@ import sys
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from avis.cli import ArgumentParser, run_command
 from avis.config import VOTE_STOPS, VOTES, AvisConfig
 from avis.prompts import ANSWER_FORMATS
+
+if TYPE_CHECKING:
+    from avis.pipeline import AvisPipeline
 
 ROOT = Path(__file__).resolve().parent
 BUNDLED = ROOT / "models" / "garden-tiny"
@@ -30,7 +34,15 @@ examples:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; `args.media` holds (kind, path) in the order in which they were given."""
+    """Return the parsed command line.
+
+    Args:
+        arguments: of the command line; None: this program's.
+
+    Returns:
+        The flags; `media` holds (kind, path) of images and videos in the order in which they were given, and `prompt`
+        the example's question where none was given.
+    """
     parser = ArgumentParser(
         description=__doc__, epilog=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
     )
@@ -66,8 +78,10 @@ def add_input(group) -> None:
     add("--min-pixels", type=int, metavar="N", help="least pixels of an image or frame (default: the model's)")
     add("--max-pixels", type=int, metavar="N", help="most pixels of an image or frame (default: the model's)")
     add("--fps", type=float, help="frames per second taken from videos (default: 2)")
-    add("--num-frames", "--nframe", type=int, metavar="N", help="number of frames taken from each video, not by --fps")
-    add("--input", type=Path, metavar="IN", help="many questions: a JSONL file, or a folder of images and --prompt")
+    help_ = "number of frames taken from each video (default: by --fps)"
+    add("--num-frames", "--nframe", type=int, metavar="N", help=help_)
+    help_ = "many questions: a JSONL file, or a folder of images with --prompt (default: one question)"
+    add("--input", type=Path, metavar="IN", help=help_)
 
 
 def add_pruning(group) -> None:
@@ -75,20 +89,25 @@ def add_pruning(group) -> None:
     add = group.add_argument
     add("--enable-kdv", action="store_true", help="prune visual tokens before the language model (default: off)")
     add("--kdv-ratio", type=float, metavar="RHO", help="fraction of visual tokens PRUNED (default: 0.75)")
-    add("--kdv-threshold", type=float, metavar="TAU", help="adaptive pruning instead: an angle in radians")
-    add("--save-kept", type=Path, metavar="OUT.png", help="draw the kept tokens over the image, beside their scores")
+    add(
+        "--kdv-threshold",
+        type=float,
+        metavar="TAU",
+        help="prune adaptively instead: an angle in radians (default: none)",
+    )
+    add("--save-kept", type=Path, metavar="OUT.png", help="draw the kept tokens and their scores (default: no)")
 
 
 def add_rollouts(group) -> None:
     """Add the flags of K and of the vote."""
     add = group.add_argument
     add("--num-rollouts", type=int, metavar="K", help="1 is greedy; more are sampled, then voted on (default: 1)")
-    add("--enable-policy", action="store_true", help="choose K by predicted difficulty; with KDV, prune adaptively")
+    add("--enable-policy", action="store_true", help="choose K by difficulty; prune adaptively with KDV (default: off)")
     add("--policy-path", type=Path, metavar="FILE", help=f"the policy's checkpoint (default: {POLICY.name})")
-    add("--vote", default="majority", choices=VOTES, help="what a vote weighs: 1, or its tokens' mean probability "
-        "(default: majority)")  # fmt: skip
-    add("--vote-stop", default="decided", choices=VOTE_STOPS, help="decided: end rollouts that cannot change the "
-        "winner; off: decode all (default: decided)")  # fmt: skip
+    help_ = "what a vote weighs: 1, or the mean probability of the rollout's tokens (default: majority)"
+    add("--vote", default="majority", choices=VOTES, help=help_)
+    help_ = "decided: stop when no rollout can change the winner; off: finish all (default: decided)"
+    add("--vote-stop", default="decided", choices=VOTE_STOPS, help=help_)
     add("--rollout-batch-size", type=int, metavar="N", help="decode N at a time while undecided (default: all K)")
     add("--rollouts-at-once", dest="rollout_batch_size", type=int, help=argparse.SUPPRESS)
     add("--no-early-stop", dest="vote_stop", action="store_const", const="off", help=argparse.SUPPRESS)
@@ -101,15 +120,25 @@ def add_generation(group) -> None:
     add("--answer-format", choices=names, help="form of the answer that is asked for (default: by the model's name)")
     add("--profile", dest="answer_format", choices=names, help=argparse.SUPPRESS)
     add("--no-enable-thinking", action="store_true", help="ask for the answer without reasoning (default: with)")
-    add("--max-new-tokens", type=int, default=2048, metavar="N", help="of each rollout (default: 2048)")
-    add("--temperature", type=float, default=0.7, help="of sampling, for K > 1 (default: 0.7)")
-    add("--top-p", type=float, default=0.9, help="of sampling, for K > 1 (default: 0.9)")
-    add("--seed", type=int, default=0, help="of sampling (default: 0)")
+    add("--max-new-tokens", type=int, default=2048, metavar="N", help="most new tokens of a rollout (default: 2048)")
+    add("--temperature", type=float, default=0.7, help="temperature of sampling, for K > 1 (default: 0.7)")
+    add("--top-p", type=float, default=0.9, help="nucleus of sampling, for K > 1 (default: 0.9)")
+    add("--seed", type=int, default=0, help="seed of sampling (default: 0)")
     kinds = ("auto", "flash_attention_2", "sdpa", "eager")
-    add("--attn-implementation", default="auto", choices=kinds, help="attention (default: auto, the fastest there is)")
+    add(
+        "--attn-implementation",
+        default="auto",
+        choices=kinds,
+        help="attention kernels (default: auto, the fastest that is there)",
+    )
     kinds = ("auto", "float32", "bfloat16", "float16")
-    add("--dtype", default="auto", choices=kinds, help="default: auto (float32 on the CPU, else the checkpoint's)")
-    add("--device", help="cpu, cuda, cuda:1, .., or auto: spread over all GPUs (default: cuda when there is one)")
+    add(
+        "--dtype",
+        default="auto",
+        choices=kinds,
+        help="of the weights (default: auto, float32 on the CPU, else the checkpoint's)",
+    )
+    add("--device", help="cpu, cuda, cuda:1, or auto: spread over all GPUs (default: cuda, else cpu)")
 
 
 def add_output(group) -> None:
@@ -118,19 +147,30 @@ def add_output(group) -> None:
     add("-h", "--help", action="help", help="show this help message and exit")
     add("--json", action="store_true", help="print the whole record as one JSON document (default: a report)")
     add("--explain", action="store_true", help="print p, its bin, K and the votes as a table, too (default: off)")
-    add("--stream", action="store_true", help="show progress on a terminal: tokens for K = 1, else finished rollouts")
-    add("--output", type=Path, metavar="OUT.jsonl", help="answers to --input; the same command resumes after a kill")
-    add("--retry-failed", action="store_true", help="ask the questions of --output again whose answers are errors")
+    add(
+        "--stream",
+        action="store_true",
+        help="show the text on a terminal as it is decoded, or a count for K > 1 (default: off)",
+    )
+    add(
+        "--output",
+        type=Path,
+        metavar="OUT.jsonl",
+        help="answers to --input (required with it); the same command resumes",
+    )
+    add("--retry-failed", action="store_true", help="ask again the questions that failed (default: off)")
 
 
 def example_question(args: argparse.Namespace) -> str | None:
     """Return the question about the bundled image or video; None when something else is asked about."""
-    shown = [(kind, Path(os.path.realpath(path))) for kind, path in args.media]  # unlike resolve(), no loop stops it
-    return EXAMPLES.get(shown[0]) if len(shown) == 1 else None
+    if len(args.media) != 1:
+        return None
+    kind, path = args.media[0]
+    return EXAMPLES.get((kind, Path(os.path.realpath(path))))  # unlike resolve(), it takes a loop of links
 
 
 def config_from(args: argparse.Namespace) -> AvisConfig:
-    """Return the flags as an `AvisConfig`. Raises ValueError for values out of range and flags that need another."""
+    """Return the flags as an `AvisConfig`. Raises ValueError for values out of range and flags that lack another."""
     if not args.enable_kdv and (args.kdv_ratio is not None or args.kdv_threshold is not None):
         raise ValueError("--kdv-ratio and --kdv-threshold need --enable-kdv")
     return AvisConfig(
@@ -171,26 +211,29 @@ def check_flags(args: argparse.Namespace) -> None:
         if args.device == "cpu" or args.dtype == "float32":
             raise ValueError("flash_attention_2 needs a CUDA device and half precision")
     if args.stream and args.json:
-        raise ValueError("--stream is for reading along, and excludes --json")
+        raise ValueError("--stream and --json exclude each other")
     if args.save_kept is not None and not args.enable_kdv:
         raise ValueError("--save-kept needs --enable-kdv: without it every token is kept")
     if args.input is None:
         if args.output is not None or args.retry_failed:
             raise ValueError("--output and --retry-failed need --input")
-        if args.prompt is None or not args.prompt.strip():
-            raise ValueError("--prompt is needed: what is asked about the image?")
+        if args.prompt is None:
+            raise ValueError("--prompt is required for an image or video of your own")
+        if not args.prompt.strip():
+            raise ValueError("--prompt is empty")
         return
-    single = {
+    for_one_question = {
         "--image-path and --video-path": args.media,
         "--json": args.json,
         "--explain": args.explain,
         "--stream": args.stream,
         "--save-kept": args.save_kept,
     }
-    for flag in (flag for flag, given in single.items() if given):
-        raise ValueError(f"{flag} is for one question, not for --input")
+    given = [flag for flag, value in for_one_question.items() if value]
+    if given:
+        raise ValueError(f"{given[0]} is for one question, not for --input")
     if args.output is None:
-        raise ValueError("--input needs --output: where do the answers go?")
+        raise ValueError("--input requires --output FILE")
     if os.path.realpath(args.output) == os.path.realpath(args.input):
         raise ValueError("--input and --output are the same file")
 
@@ -244,7 +287,7 @@ def messages_from(args: argparse.Namespace, parts: list[dict]) -> list[dict]:
     return [*system, {"role": "user", "content": [*parts, {"type": "text", "text": args.prompt}]}]
 
 
-def load_pipeline(args: argparse.Namespace):
+def load_pipeline(args: argparse.Namespace) -> "tuple[AvisPipeline, list[str]]":
     """Return the `AvisPipeline` and notes about its policy, without the messages of the libraries that load it."""
     from huggingface_hub.utils import enable_progress_bars
     from transformers.utils import logging
@@ -348,7 +391,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     args = parse(arguments)
     warnings.simplefilter("ignore")  # of libraries, about cases that are handled here
-    return run_command(lambda: run(args), interrupted="nothing is lost but the answer under way")
+    return run_command(lambda: run(args), interrupted="")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def run_command(command: Callable[[], int | None], interrupted: str = "the same 
 
     Args:
         command: raises ValueError, OSError or MemoryError with one line for bad input; returns a status or None for 0.
-        interrupted: what the user is told after Ctrl-C, unless the KeyboardInterrupt has words of its own.
+        interrupted: printed after Ctrl-C, unless the KeyboardInterrupt has words of its own; may be empty.
     """
     try:
         return command() or 0
@@ -35,10 +35,15 @@ def run_command(command: Callable[[], int | None], interrupted: str = "the same 
         print(f"error: {printable(lines[0])}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(": ".join(["interrupted", *(map(str, stop.args) if stop.args else [interrupted])]), file=sys.stderr)
+        print(": ".join(filter(None, ["interrupted", *map(str, stop.args or [interrupted])])), file=sys.stderr)
         return 130
 
 
 def printable(text: str) -> str:
-    """Return a text without characters that would move the cursor or change the colours of a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text.strip())
+    """Return a text, stripped, without characters that would move the cursor or change a terminal's colours."""
+    return replace_unprintable(text.strip())
+
+
+def replace_unprintable(text: str) -> str:
+    """Return a text with U+FFFD for every control character but the line break."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)

@@ -20,8 +20,14 @@ _WHOLE = {
     "num_frames": (2, 100_000),
 }
 _OPTIONAL = (
-    *("kdv_ratio", "kdv_threshold", "rollout_batch_size", "min_pixels", "max_pixels", "fps", "num_frames"),
+    "kdv_ratio",
+    "kdv_threshold",
+    "rollout_batch_size",
     "answer_format",
+    "min_pixels",
+    "max_pixels",
+    "fps",
+    "num_frames",
 )
 _NAMES = ("pruner", "vote", "vote_stop", "answer_format")
 VOTES = ("majority", "confidence")

@@ -30,7 +30,7 @@ _REFUSED_FORMATS = ("EPS", "WMF")
 def read_image(source: ImageInput) -> Image.Image:
     """Return an image from a file or from memory as RGB, turned as its EXIF says, with transparency laid on white.
 
-    Of an animation the first frame is read. An image more than 200 times as long as wide is centred on white that is
+    The first frame of an animation is read. An image more than 200 times as long as wide is centred on white that is
     just wide enough.
 
     Args:

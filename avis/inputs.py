@@ -15,6 +15,7 @@ from torchvision.transforms import InterpolationMode, functional
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from avis.config import AvisConfig
+from avis.files import check_file
 from avis.images import ImageInput, read_image
 from avis.prompts import AnswerFormat, answer_format_for, check_text, with_instruction
 from avis.video import Video, decode_frames, open_video, sample_frame_indices
@@ -82,10 +83,10 @@ def as_messages(inputs: Any, question: str | None) -> list[dict]:
     """
     if isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], dict):
         if question is not None:
-            raise ValueError("a chat has its question in its last turn: pass no other one")
+            raise ValueError("a chat has its question in its last turn: pass no question beside it")
         return list(inputs)
     if not isinstance(question, str) or not question.strip():
-        raise ValueError("a question is needed: what is asked about the image or video?")
+        raise ValueError("a question about the image or video is required")
     if isinstance(inputs, (list, tuple)):
         part = {"type": "video", "video": list(inputs)}
     elif isinstance(inputs, (str, Path)) and _is_video(inputs):
@@ -96,18 +97,22 @@ def as_messages(inputs: Any, question: str | None) -> list[dict]:
 
 
 def _is_video(path: str | Path) -> bool:
-    """Return whether a file is a video: by its name's ending, else by whether no image can be read from it."""
-    kind = mimetypes.guess_type(str(path))[0] or ""
-    if kind.startswith(("image/", "video/")):
-        return kind.startswith("video/")
-    if str(path).startswith("data:"):
-        return False
-    try:
-        read_image(path)
-    except ValueError:
-        open_video(path)  # raises when it is no video either
-        return True
-    return False
+    """Return whether a file is a video: by its name's ending, else by what can be read from it.
+
+    Raises:
+        ValueError: the name does not say, and neither an image nor a video can be read from it.
+    """
+    kind = (mimetypes.guess_type(str(path))[0] or "").partition("/")[0]
+    if kind in ("image", "video") or str(path).startswith("data:"):
+        return kind == "video"
+    check_file(path)
+    for is_video, read in ((False, read_image), (True, open_video)):
+        try:
+            read(path)
+            return is_video
+        except ValueError:
+            pass  # not of this kind, or damaged
+    raise ValueError(f"{path} is neither an image nor a video that can be read here")
 
 
 def opened_thought(processor, input_ids: torch.Tensor) -> str:
@@ -125,7 +130,10 @@ def opened_thought(processor, input_ids: torch.Tensor) -> str:
 
 
 def pixel_bounds(image_or_video_processor, config: AvisConfig) -> tuple[int, int]:
-    """Return least and most pixels of an image or frame: the config's, else the processor's, moved to fit the given.
+    """Return the least and the most pixels of an image or frame.
+
+    A bound is the configuration's, else the processor's. Where only one is configured and lies beyond the processor's
+    other one, both are the configured one.
 
     Args:
         image_or_video_processor: a part of the model's processor.
@@ -138,6 +146,14 @@ def pixel_bounds(image_or_video_processor, config: AvisConfig) -> tuple[int, int
     if most is None:
         most = max(size["longest_edge"], least)
     return least, most
+
+
+def pixel_bounds_by_kind(processor, config: AvisConfig) -> dict[str, tuple[int, int]]:
+    """Return `pixel_bounds` of images and of video frames, as "image" and "video"."""
+    return {
+        "image": pixel_bounds(processor.image_processor, config),
+        "video": pixel_bounds(processor.video_processor, config),
+    }
 
 
 def read_video(
@@ -156,10 +172,10 @@ def read_video(
         bounds: least and most pixels of a frame.
         fps: as in `AvisConfig`.
         num_frames: as in `AvisConfig`.
-        list_fps: of a list of images, how many are a second (default 2).
+        list_fps: how many images of a list are a second (default 2).
 
     Returns:
-        (frames, 3, height, width) uint8, and frames per second.
+        The frames, `(frames, 3, height, width)` uint8, and how many of them are a second.
 
     Raises:
         ValueError: the video cannot be read.
@@ -178,20 +194,34 @@ def read_video(
 
 def _check_messages(processor, messages: list[dict]) -> None:
     """Refuse, in one line, a chat that would fail deep inside or be answered without one of its parts."""
-    if not {turn["role"] for turn in messages} <= {"system", "user", "assistant"}:
-        raise ValueError("the role of a turn must be system, user or assistant")
+    texts = []
+    for turn in messages:
+        if not isinstance(turn, dict) or turn.get("role") not in ("system", "user", "assistant"):
+            raise ValueError("a turn is a dictionary, and its role must be system, user or assistant")
+        content = turn.get("content")
+        if isinstance(content, str):
+            texts.append(content)
+        elif isinstance(content, (list, tuple)):
+            texts += [text for text in map(_checked_text, content) if text is not None]
+        else:
+            raise ValueError(f"the content of a turn is a text or a list of parts, got {type(content).__name__}")
     if not any(turn["role"] == "user" for turn in messages):
         raise ValueError("the chat has no user turn")
-    texts = [turn["content"] for turn in messages if isinstance(turn["content"], str)]
-    for part in (part for turn in messages if not isinstance(turn["content"], str) for part in turn["content"]):
-        kind = part.get("type")
-        if kind not in ("image", "video", "text") or kind not in part:
-            raise ValueError(f"a part of a turn is an image, a video or a text with its content, got {sorted(part)}")
-        if kind == "text":
-            texts.append(part["text"])
     special = set(processor.tokenizer.all_special_tokens)
     for text in texts:
         check_text(text, special)
+
+
+def _checked_text(part: Any) -> str | None:
+    """Return the text of a part of a turn; None for an image or video. Raises ValueError for anything else."""
+    if not isinstance(part, dict) or part.get("type") not in ("image", "video", "text") or part["type"] not in part:
+        found = sorted(map(str, part)) if isinstance(part, dict) else type(part).__name__
+        raise ValueError(f"a part of a turn is an image, a video or a text with its content, got {found!s:.200}")
+    if part["type"] != "text":
+        return None
+    if not isinstance(part["text"], str):
+        raise ValueError(f"a text must be a string, got {type(part['text']).__name__}")
+    return part["text"]
 
 
 def _copied(turn: dict) -> dict:

@@ -136,10 +136,23 @@ def visual_item_outputs(prefill: "Prefill") -> tuple[VisualItemOutput, ...]:
     return tuple(found)
 
 
+def pruned_fraction(items: Sequence[VisualItemOutput]) -> float:
+    """Return the fraction of all items' tokens that was pruned; 0 without items."""
+    return 1 - sum(item.kept for item in items) / sum(item.total for item in items) if items else 0.0
+
+
 def rollout_outputs(
     rollouts: "Rollouts", texts: Sequence[str], answers: Sequence[str | None]
 ) -> tuple[RolloutOutput, ...]:
     """Return each rollout with its text and the answer read from it."""
-    lengths = [len(tokens) for tokens in rollouts.tokens]
-    columns = (texts, answers, lengths, rollouts.finished, rollouts.stopped, rollouts.mean_logprobs)
-    return tuple(RolloutOutput(*values) for values in zip(*columns, strict=True))
+    return tuple(
+        RolloutOutput(
+            text=texts[index],
+            answer=answers[index],
+            tokens=len(tokens),
+            finished=rollouts.finished[index],
+            stopped=rollouts.stopped[index],
+            mean_logprob=rollouts.mean_logprobs[index],
+        )
+        for index, tokens in enumerate(rollouts.tokens)
+    )

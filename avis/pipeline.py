@@ -1,9 +1,9 @@
-"""From images, videos and a question to one `AvisOutput`: AVIS's stages in order, each a function below.
+"""From images, videos and a question to one `AvisOutput`: AVIS's stages in order, each a function of `avis.steps`.
 
     image or video + question -> processor -> prefill (keys -> kept indices -> pruned prompt -> cache)
                               -> policy -> K -> rollouts -> vote -> AvisOutput
 
-The demo, the evaluation and the adapters all call `answer()`; `AvisPipeline` owns what `answer()` is given::
+`AvisPipeline` owns what a query needs and answers queries; `answer()` is the same with everything passed in::
 
     avis = AvisPipeline.from_pretrained("models/garden-tiny", policy="policy_checkpoint.pt")
     output = avis("example.jpg", "How many wooden rabbits are wearing glasses?", enable_kdv=True, num_rollouts=5)
@@ -16,73 +16,23 @@ A follow-up reads its own turn alone, and gives the same answer as the whole cha
     print(avis(messages, enable_kdv=True, previous=first).answer)
 """
 
-import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
-from transformers.models.qwen2_5_vl.flops import mean_length
-from transformers.models.qwen2_5_vl.shared_prefill import FinishedRollout, Prefill, Rollouts
 
-from avis.answers import extract_answer, vote_key
+from avis import steps
 from avis.config import AvisConfig
-from avis.costs import query_flops
-from avis.inputs import PIXEL_INPUTS, TIME_INPUTS, as_messages, opened_thought, pixel_bounds, prepare_inputs
-from avis.loading import advise_on_memory, load_model
-from avis.outputs import AvisOutput, rollout_outputs, visual_item_outputs
+from avis.inputs import as_messages
+from avis.loading import load_model
+from avis.outputs import AvisOutput
 from avis.provenance import quick_fingerprint
 from avis.session import ConversationState, VisionCache
-from avis.voting import Vote, confidence_weight, is_decided, majority_vote
 
 if TYPE_CHECKING:
     from policy.policy_model import PolicyModel
-
-
-@dataclass(frozen=True, eq=False)
-class _Query:
-    """A resolved query.
-
-    Attributes:
-        inputs: what the processor made of the chat, on the CPU.
-        pixels: its pixel values and grids.
-        visual_inputs: the same with frame times.
-        pruning: keyword arguments of `model.prefill`.
-        opening: "<think>" when the prompt itself opened a thought.
-        config: how much to spend.
-        query_index: the query's number in its set.
-    """
-
-    inputs: Any
-    pixels: dict[str, torch.Tensor]
-    visual_inputs: dict[str, torch.Tensor]
-    pruning: dict[str, Any]
-    opening: str
-    config: AvisConfig
-    query_index: int
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """How many rollouts to run, and why: p and bin are None without a policy, and then it took no seconds."""
-
-    num_rollouts: int
-    p: float | None = None
-    bin: int | None = None
-    seconds: float | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Ballot:
-    """What the rollouts wrote, what was read from it, and the vote over it."""
-
-    texts: list[str]
-    answers: list[str | None]
-    vote: Vote
 
 
 class AvisPipeline:
@@ -97,10 +47,16 @@ class AvisPipeline:
     """
 
     def __init__(self, model: Qwen2_5_VLForConditionalGeneration, processor, policy: "PolicyModel | None" = None):
-        """Take what was loaded. Raises ValueError for a policy of another width."""
+        """Take what was loaded. Warns (UserWarning) of a policy of another backbone.
+
+        Raises:
+            ValueError: a policy of another width.
+        """
         self.model, self.processor, self.policy = model, processor, policy
         self.vision_cache = VisionCache()
-        self.policy_warning = None if policy is None else _check_policy(policy, model)
+        self.policy_warning = _check_policy(policy, model)
+        if self.policy_warning:
+            warnings.warn(self.policy_warning, stacklevel=2)
 
     @classmethod
     def from_pretrained(
@@ -127,15 +83,13 @@ class AvisPipeline:
         """
         if engine != "transformers":
             raise ValueError(f"engine must be transformers, got {engine!r:.100}")
-        if isinstance(policy, (str, Path)):
-            from policy.policy_model import PolicyModel, read_checkpoint
+        if not isinstance(policy, (str, Path)):
+            return cls(*load_model(path, device, dtype, attn_implementation), policy)
+        from policy.policy_model import PolicyModel
 
-            read_checkpoint(policy)  # its errors are reported before the wait for the model
-            model, processor = load_model(path, device, dtype, attn_implementation)
-            policy = PolicyModel(policy, model.device)
-        else:
-            model, processor = load_model(path, device, dtype, attn_implementation)
-        return cls(model, processor, policy)
+        PolicyModel(policy)  # what is wrong with it is reported before the wait for the model
+        model, processor = load_model(path, device, dtype, attn_implementation)
+        return cls(model, processor, PolicyModel(policy, model.device))
 
     def __call__(
         self,
@@ -171,17 +125,17 @@ class AvisPipeline:
         unknown = [name for name in fields if name not in AvisConfig.__dataclass_fields__]
         if unknown:
             raise ValueError(f"AvisConfig has no field {unknown[0]!r:.100}")
-        return answer(
+        return _answer(
             self.model,
             self.processor,
             as_messages(inputs, question),
-            replace(config or AvisConfig(), **fields),
-            query_index,
-            self.vision_cache,
-            self.policy,
-            previous,
-            return_state,
-            streamer,
+            config=replace(config or AvisConfig(), **fields),
+            query_index=query_index,
+            vision_cache=self.vision_cache,
+            policy=self.policy,
+            previous=previous,
+            return_state=return_state,
+            streamer=streamer,
         )
 
 
@@ -226,178 +180,40 @@ def answer(
         OSError: a file that cannot be read.
         MemoryError: with what to lower. All with one line.
     """
-    if previous is not None and previous.state is None:
-        raise ValueError("previous: that output has no state to continue from; ask it with return_state=True")
-    state = None if previous is None else previous.state
-    query = _resolve(model, processor, messages, config, query_index, policy)
-    prefill = _prefill(model, query, vision_cache, state)
-    choice = _choose_k(policy, query, prefill)
-    rollouts = _rollout(model, processor, query, prefill, choice, streamer)
-    ballot = _vote(processor, query, rollouts)
-    output = _build_output(model, processor, query, prefill, choice, rollouts, ballot, state)
-    return replace(
-        output,
-        policy_sha256=None if policy is None else policy.sha256,
-        state=ConversationState(model, prefill, query.pruning, query.visual_inputs) if return_state else None,
+    warning = _check_policy(policy, model)
+    if warning:
+        warnings.warn(warning, stacklevel=2)
+    return _answer(
+        model, processor, messages, config, query_index, vision_cache, policy, previous, return_state, streamer
     )
 
 
-def _resolve(
-    model, processor, messages: list[dict], config: AvisConfig, query_index: int, policy: "PolicyModel | None"
-) -> _Query:
-    """Turn the chat into inputs, and the configuration into what the prefill is given."""
-    threshold = config.kdv_threshold
-    if policy is not None:
-        warning = _check_policy(policy, model)
-        if warning:
-            warnings.warn(warning, stacklevel=3)
-        if config.enable_kdv and config.kdv_ratio is None and threshold is None:
-            threshold = policy.tau
-    inputs = prepare_inputs(processor, messages, config)
-    length, most = inputs["input_ids"].shape[1], model.config.get_text_config().max_position_embeddings
-    if length > most:
-        raise ValueError(f"the prompt has {length} tokens, this model reads at most {most}: ask less or show less")
-    pixels = {name: inputs[name] for name in PIXEL_INPUTS if name in inputs}
-    visual_inputs = pixels | {name: inputs[name] for name in TIME_INPUTS if name in inputs}
-    pruning = {
-        "enable_kdv": config.enable_kdv,
-        "kdv_ratio": config.kdv_ratio,
-        "kdv_threshold": threshold,
-        "pruner": config.pruner,
-        "pruner_seed": _pruner_seed(config, query_index),
-    }
-    opening = opened_thought(processor, inputs["input_ids"])
-    return _Query(inputs, pixels, visual_inputs, pruning, opening, config, query_index)
-
-
-def _check_policy(policy: "PolicyModel", model) -> str | None:
-    """Return one line of warning for another backbone of the same width. Raises ValueError for another width."""
-    return policy.check(model.config.vision_config.out_hidden_size, quick_fingerprint(model.config._name_or_path))
-
-
-def _pruner_seed(config: AvisConfig, query_index: int) -> int:
-    """Return another seed for every query to pruners that draw, or a whole table would measure one draw."""
-    if config.pruner == "kdv":
-        return 0
-    return int(np.random.SeedSequence((config.seed, query_index)).generate_state(1)[0])
-
-
-def _prefill(model, query: _Query, vision_cache: VisionCache | None, state: ConversationState | None) -> Prefill:
-    """Encode what is shown and read the prompt once, reusing what the cache or the conversation already has."""
-    inputs = query.inputs
-    with advise_on_memory("lower max_pixels, for videos fps or num_frames"):
-        if state is not None:
-            tokens = state.new_tokens(model, inputs["input_ids"], query.pruning, query.visual_inputs)
-            prefill = model.extend(state.prefill, tokens)
-        else:
-            if vision_cache is not None and vision_cache.has(model, query.pixels, query.config.enable_kdv):
-                inputs = type(inputs)({name: value for name, value in inputs.items() if name not in PIXEL_INPUTS})
-                inputs["visual_items"] = vision_cache.items
-            prefill = model.prefill(**inputs.to(model.device), **query.pruning)
-    if vision_cache is not None:
-        vision_cache.store(model, query.pixels, prefill)
-    return prefill
-
-
-def _choose_k(policy: "PolicyModel | None", query: _Query, prefill: Prefill) -> _Choice:
-    """Return the policy's K for this query, or the configuration's."""
-    if policy is None:
-        return _Choice(query.config.num_rollouts)
-    start = time.perf_counter()  # reading p waits for the device
-    with advise_on_memory("lower max_pixels, for videos fps or num_frames"):
-        hidden = None if policy.hidden_width is None else prefill.last_hidden_state
-        predicted = policy.predict([item.embeds for item in prefill.visual_items], hidden)
-    return _Choice(predicted.num_rollouts, predicted.p, predicted.bin, time.perf_counter() - start)
-
-
-def _rollout(model, processor, query: _Query, prefill: Prefill, choice: _Choice, streamer: Any) -> Rollouts:
-    """Decode K rollouts from the prefill, until the vote over them is decided."""
-    config, keys = query.config, {}
-
-    def stop_when_decided(ended: Mapping[int, FinishedRollout]) -> bool:
-        for index in ended.keys() - keys.keys():
-            text = processor.tokenizer.decode(ended[index].tokens, skip_special_tokens=True)
-            keys[index] = vote_key(extract_answer(query.opening + text, finished=ended[index].finished))
-        weights = None
-        if config.vote == "confidence":
-            weights = {index: confidence_weight(one.mean_logprob) for index, one in ended.items()}
-        return is_decided(keys, choice.num_rollouts, weights)
-
-    if streamer is not None:
-        streamer.start(choice.num_rollouts)
-    with advise_on_memory("lower num_rollouts, rollout_batch_size or max_new_tokens"):
-        rollouts = model.rollout(
-            prefill,
-            choice.num_rollouts,
-            max_new_tokens=config.max_new_tokens,
-            temperature=0.0 if choice.num_rollouts == 1 else config.temperature,
-            top_p=config.top_p,
-            seed=config.seed,
-            query_index=query.query_index,
-            rollout_batch_size=config.rollout_batch_size,
-            stopping_fn=stop_when_decided if config.vote_stop == "decided" else None,
-            step_fn=None if streamer is None else streamer.put,
-        )
-    if streamer is not None:
-        streamer.end()
-    return rollouts
-
-
-def _vote(processor, query: _Query, rollouts: Rollouts) -> _Ballot:
-    """Read every rollout's answer, and count the votes."""
-    texts = processor.tokenizer.batch_decode(rollouts.tokens, skip_special_tokens=True)
-    answers = [
-        extract_answer(query.opening + text, finished=finished)
-        for text, finished in zip(texts, rollouts.finished, strict=True)
-    ]
-    weights = None
-    if query.config.vote == "confidence":
-        weights = [0.0 if mean is None else confidence_weight(mean) for mean in rollouts.mean_logprobs]
-    return _Ballot(texts, answers, majority_vote(answers, weights=weights))
-
-
-def _build_output(
-    model, processor, query: _Query, prefill: Prefill, choice: _Choice, rollouts: Rollouts, ballot: _Ballot, state
+def _answer(
+    model,
+    processor,
+    messages: list[dict],
+    config: AvisConfig,
+    query_index: int,
+    vision_cache: VisionCache | None,
+    policy: "PolicyModel | None",
+    previous: AvisOutput | None,
+    return_state: bool,
+    streamer: Any,
 ) -> AvisOutput:
-    """Put the record together: what was answered, what it cost, and what is needed to answer it again."""
-    lengths = [len(tokens) for tokens in rollouts.tokens]
-    whole = [length for length, stopped in zip(lengths, rollouts.stopped, strict=True) if not stopped]
-    reused = 0 if state is None else state.prefill.kept_length
-    seconds = prefill.seconds | ({} if choice.seconds is None else {"policy": choice.seconds})
-    items = visual_item_outputs(prefill)
-    return AvisOutput(
-        text=ballot.texts[ballot.vote.index or 0],
-        answer=ballot.vote.answer,
-        votes=ballot.vote.counts,
-        rollouts=rollout_outputs(rollouts, ballot.texts, ballot.answers),
-        num_rollouts=choice.num_rollouts,
-        stopped_rollouts=sum(rollouts.stopped),
-        new_tokens=sum(lengths),
-        p=choice.p,
-        bin=choice.bin,
-        items=items,
-        rho=1 - sum(item.kept for item in items) / sum(item.total for item in items) if items else 0.0,
-        prompt_tokens=prefill.prompt_length,
-        kept_tokens=prefill.kept_length,
-        reused_tokens=reused,
-        flops=query_flops(model.config, prefill, lengths, mean_length(whole), reused),
-        seconds=seconds | {"decode": rollouts.seconds},
-        cache_bytes=rollouts.cache_bytes,
-        backend=_backend(model),
-        pixel_bounds={
-            "image": pixel_bounds(processor.image_processor, query.config),
-            "video": pixel_bounds(processor.video_processor, query.config),
-        },
-        policy_sha256=None,
-        config=query.config,
-        query_index=query.query_index,
-        model_path=model.config._name_or_path,
-    )
+    """Run the six steps of `answer` with a policy that was checked."""
+    query = steps.resolve(model, processor, messages, config, query_index, policy, previous)
+    prefill = steps.prefill(model, query, vision_cache)
+    choice = steps.choose_k(policy, query, prefill)
+    rollouts = steps.rollout(model, processor, query, prefill, choice, streamer)
+    ballot = steps.vote(processor, query, rollouts)
+    output = steps.build_output(model, processor, query, prefill, choice, rollouts, ballot)
+    if not return_state:
+        return output
+    return replace(output, state=ConversationState(model, prefill, query.pruning, query.visual_inputs))
 
 
-def _backend(model) -> dict[str, str]:
-    return {
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": model.device.type,
-        "attention": model.config._attn_implementation,
-    }
+def _check_policy(policy: "PolicyModel | None", model) -> str | None:
+    """Return one line of warning for another backbone of the same width. Raises ValueError for another width."""
+    if policy is None:
+        return None
+    return policy.check(model.config.vision_config.out_hidden_size, quick_fingerprint(model.config._name_or_path))

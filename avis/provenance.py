@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from avis.files import sha256, write_json
 
 _FINGERPRINT_BYTES = 2**20  # read of each weights file, after its header
+_SHA256 = re.compile("[0-9a-f]{64}")
+_Stamped = tuple[tuple[str, int, int], ...]  # of each file: absolute path, size, time of the last change
 
 
 def weights_files(path: str) -> list[Path]:
@@ -34,26 +37,27 @@ def weights_sha256(path: str) -> str | None:
     Args:
         path: a model folder, or a hub name whose files are on this disk.
     """
-    files = weights_files(path)
-    if not files:
-        return None
-    return _remembered_sha256(tuple((str(file.resolve()), *_stamp(file)) for file in files))
+    files = _stamped(weights_files(path))
+    return _remembered_sha256(files) if files else None
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
+def _stamped(files: list[Path]) -> _Stamped:
+    found = []
+    for file in files:
+        status = file.stat()
+        found.append((str(file.absolute()), status.st_size, status.st_mtime_ns))
+    return tuple(found)
 
 
 @lru_cache(maxsize=8)
-def _remembered_sha256(files: tuple[tuple[str, int, int], ...]) -> str:
+def _remembered_sha256(files: _Stamped) -> str:
     name = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:32]
     entry = _cache_folder() / f"weights-{name}.json"
     try:
         remembered = json.loads(entry.read_bytes())
-        if remembered["files"] == [list(file) for file in files]:
+        if remembered["files"] == [list(file) for file in files] and _SHA256.fullmatch(remembered["sha256"]):
             return remembered["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass  # not hashed yet, or a damaged entry
     found = sha256(Path(path) for path, _, _ in files)
     try:
@@ -64,8 +68,7 @@ def _remembered_sha256(files: tuple[tuple[str, int, int], ...]) -> str:
 
 
 def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "avis"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "avis"
 
 
 def quick_fingerprint(path: str) -> str | None:
@@ -79,15 +82,20 @@ def quick_fingerprint(path: str) -> str | None:
     Returns:
         A SHA-256; None for a model that came from no files.
     """
-    files = weights_files(path)
-    if not files:
-        return None
+    files = _stamped(weights_files(path))
+    return _read_fingerprint(files) if files else None
+
+
+@lru_cache(maxsize=8)
+def _read_fingerprint(files: _Stamped) -> str:
     digest = hashlib.sha256()
-    for path_ in files:
-        digest.update(f"{path_.name} {path_.stat().st_size}\n".encode())
-        with path_.open("rb") as file:
-            header = file.read(8)
-            digest.update(header + file.read(int.from_bytes(header, "little") + _FINGERPRINT_BYTES))
+    for name, size, _ in files:
+        path = Path(name)
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            length = file.read(8)
+            header = min(int.from_bytes(length, "little"), size)
+            digest.update(length + file.read(header + _FINGERPRINT_BYTES))
     return digest.hexdigest()
 
 
@@ -101,3 +109,12 @@ def versions() -> dict[str, str]:
     ours = [fork / "upstream.toml", *sorted(fork.glob("patches/*.patch")), *sorted(fork.glob("overlay/**/*.py"))]
     others = {name: version(name) for name in ("transformers", "av", "pillow")}
     return {"torch": str(torch.__version__), **others, "patch_set": sha256(ours)}
+
+
+def describe_backend(model) -> dict[str, str]:
+    """Return the model's dtype, device and attention implementation."""
+    return {
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+        "attention": model.config._attn_implementation,
+    }

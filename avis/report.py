@@ -1,19 +1,25 @@
 """An `AvisOutput` as text for a person: the report, the table of votes, and tokens as they are decoded. No torch."""
 
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from avis.cli import printable
+from avis.cli import printable, replace_unprintable
 from avis.config import AvisConfig
 from avis.outputs import AvisOutput, RolloutOutput
 from avis.voting import majority_vote
 
 
 def mode_name(config: AvisConfig, has_policy: bool = False) -> str:
-    """Return the name of the mode, as the README has it."""
+    """Return the name of the mode, such as "KDV + rollouts" or "AVIS (adaptive KDV + adaptive K)".
+
+    Args:
+        config: of the query.
+        has_policy: whether a policy chose K.
+    """
     is_fixed = config.kdv_ratio is not None or (config.kdv_threshold is None and not has_policy)
     pruning = "" if not config.enable_kdv else "KDV" if is_fixed else "adaptive KDV"
     sampling = "adaptive K" if has_policy else "rollouts" if config.num_rollouts > 1 else ""
@@ -22,7 +28,7 @@ def mode_name(config: AvisConfig, has_policy: bool = False) -> str:
 
 
 def report(output: AvisOutput, model_path: str, has_policy: bool = False) -> str:
-    """Return the answer and how it was found, a line for each fact.
+    """Return the answer and how it was found, one fact a line; the answer last.
 
     Args:
         output: of the query.
@@ -81,13 +87,16 @@ def vote_table(output: AvisOutput) -> str:
 
 
 class TerminalStreamer:
-    """Print tokens on stderr as they are decoded (K = 1), or count finished rollouts (K > 1); `answer`'s `streamer`.
+    """Show progress on stderr while rollouts are decoded: the text for K = 1, a line that counts for K > 1.
 
-    Does nothing when stderr is no terminal.
+    It is the `streamer` of `avis.pipeline.answer`. It prints nothing when stderr is no terminal.
     """
 
     def __init__(self, tokenizer):
-        self._tokenizer, self._text, self._bar = tokenizer, None, None
+        self._tokenizer = tokenizer
+        self._text: Any = None
+        self._bar: tqdm | None = None
+        self._tokens = 0
 
     def start(self, num_rollouts: int) -> None:
         """Begin the rollouts of one query."""
@@ -96,20 +105,31 @@ class TerminalStreamer:
         if num_rollouts == 1:
             self._text = _stderr_text_streamer(self._tokenizer)
         else:
-            self._bar = tqdm(total=num_rollouts, unit="rollout", leave=False, file=sys.stderr)
             self._tokens = 0
+            columns, lines = shutil.get_terminal_size()  # tqdm prints nothing on a terminal that says 0 of both
+            self._bar = tqdm(
+                total=num_rollouts,
+                unit="rollout",
+                leave=False,
+                miniters=0,  # the tokens change between ends of rollouts
+                ncols=columns,
+                nrows=lines,
+                file=sys.stderr,
+            )
 
     def put(self, steps: Sequence[tuple[int, int, bool]]) -> None:
         """Take one step of decoding: (rollout, new token, whether it ended) of each running rollout."""
         if self._text is not None:
-            self._text.put(_token_tensor(steps[0][1]))
-        if self._bar is not None:
+            import torch  # loaded long since: a model is decoding
+
+            self._text.put(torch.tensor([token for _, token, _ in steps]))
+        elif self._bar is not None:
             self._tokens += len(steps)
             self._bar.set_postfix_str(f"{self._tokens} tokens", refresh=False)
             self._bar.update(sum(ended for _, _, ended in steps))
 
     def end(self) -> None:
-        """End the query's output."""
+        """End the output of the query."""
         if self._text is not None:
             self._text.end()
         if self._bar is not None:
@@ -117,22 +137,11 @@ class TerminalStreamer:
         self._text = self._bar = None
 
 
-def _token_tensor(token: int) -> Any:
-    import torch  # loaded long since: a model is decoding
-
-    return torch.tensor([token])
-
-
 def _stderr_text_streamer(tokenizer) -> Any:
     from transformers import TextStreamer  # loaded long since
 
     class StderrTextStreamer(TextStreamer):
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            print(printable_stream(text), end="\n" if stream_end else "", flush=True, file=sys.stderr)
+            print(replace_unprintable(text), end="\n" if stream_end else "", flush=True, file=sys.stderr)
 
     return StderrTextStreamer(tokenizer, skip_special_tokens=True)
-
-
-def printable_stream(text: str) -> str:
-    """Return a part of a text as `printable` does, with its white space at both ends."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)

@@ -76,7 +76,9 @@ class ConversationState:
             raise ValueError("previous: a follow-up shows the images and videos of its first turn, and no others")
         length = self.prefill.prompt_length
         if input_ids.shape[1] <= length or not torch.equal(input_ids[:, :length], self.prefill.input_ids.cpu()):
-            raise ValueError("previous: the chat must be the answered one, its reply, and a new turn")
+            raise ValueError(
+                "previous: the chat does not begin with the answered one: pass that chat, its reply, and a new turn"
+            )
         return input_ids[:, length:]
 
 

@@ -38,11 +38,11 @@ class Video:
     """Where the frames of a video are; none of them is decoded yet.
 
     Attributes:
-        path: of the file; None for a list of images.
-        times: of the frames in the file, ascending, in the stream's own unit; frame numbers when it has none.
+        path: the file; None for a list of images.
+        times: times of the frames in the file, ascending, in the stream's own unit; frame numbers when it has none.
         key_times: times from which decoding can start, ascending; empty when the stream has no times.
         rate: mean frames per second.
-        images: the frames themselves, of a list.
+        images: the images of a list, in order; empty for a file.
     """
 
     path: Path | None
@@ -56,7 +56,7 @@ def open_video(source: str | Path | Video | Sequence[ImageInput], list_fps: floa
     """Find the frames of a video without decoding them, so that hours of video cost one reading of the file at most.
 
     Args:
-        source: a file, or a list of images of one size, each as `read_image` takes it; or what an earlier call gave.
+        source: a file, a list of images of one size, each as `read_image` takes it, or an opened video.
         list_fps: how many images of a list are a second (default 2); a file has its own times.
 
     Raises:
@@ -105,8 +105,8 @@ def sample_frame_indices(
 
     Args:
         video: from `open_video`.
-        fps: frames per second (default 2), held between 4 and 768 frames and to what the video has.
-        num_frames: instead, their number, rounded to an even one.
+        fps: frames per second (default 2); their number stays between 4 and 768, and within what the video has.
+        num_frames: number of frames instead, rounded to an even one.
 
     Returns:
         The ascending numbers of the frames, and how many of them make a second. A video of one frame shows it twice,

@@ -1,8 +1,8 @@
-"""Seeing what was kept: the visual tokens that stay, drawn over what the model saw, and their scores beside them::
+"""Draw the visual tokens that were kept over what the model saw, and the tokens' scores beside them::
 
-memory = VisionCache()
-answer(model, processor, messages, AvisSettings(enable_kdv=True), vision_cache=memory)
-draw_kept(memory, processor).save("kept.png")
+cache = VisionCache()
+answer(model, processor, messages, AvisConfig(enable_kdv=True), vision_cache=cache)
+draw_kept(cache, processor).save("kept.png")
 """
 
 import numpy as np

@@ -40,6 +40,24 @@ def bundled():
 
 
 @pytest.fixture
+def no_model(monkeypatch):
+    """The test fails when the demo loads the model."""
+
+    def load_pipeline(args):
+        pytest.fail("the model was loaded for what can be known without it")
+
+    monkeypatch.setattr(demo, "load_pipeline", load_pipeline)
+
+
+@pytest.fixture
+def with_model(monkeypatch, bundled):
+    """The demo uses the shared model instead of loading one."""
+    from avis.pipeline import AvisPipeline
+
+    monkeypatch.setattr(demo, "load_pipeline", lambda args: (AvisPipeline(*bundled), []))
+
+
+@pytest.fixture
 def run(capfd):
     """Runs the command line in this process: (exit status, stdout, stderr), native code's output included."""
 

@@ -1,4 +1,4 @@
-"""Follow-up questions: a prompt that has been read goes on by a turn, and all is as if the whole had been read anew."""
+"""Follow-up questions: a turn is added to a prompt that was read, with the results of reading the whole anew."""
 
 import gc
 import weakref
@@ -22,7 +22,7 @@ from policy.policy_model import PolicyModel
 
 KINDS = [kind for kind in tiny.PROMPTS if kind != "mixed_batch"]
 PRUNED = {"full": {}, "zero": {"enable_kdv": True, "kdv_ratio": 0.0}, "kdv": {"enable_kdv": True, "kdv_ratio": 0.75}}
-SAMPLED = {"max_new_tokens": 12, "temperature": 1.0, "top_p": 1.0, "seed": 3, "item": 5}
+SAMPLED = {"max_new_tokens": 12, "temperature": 1.0, "top_p": 1.0, "seed": 3, "query_index": 5}
 
 
 def with_turns(kind: str, *lengths: int) -> tuple[dict, list[torch.Tensor]]:
@@ -32,7 +32,7 @@ def with_turns(kind: str, *lengths: int) -> tuple[dict, list[torch.Tensor]]:
     return tiny.PROMPTS[kind](), turns
 
 
-def rollout_batch_size(inputs: dict, turns: list[torch.Tensor]) -> dict:
+def read_at_once(inputs: dict, turns: list[torch.Tensor]) -> dict:
     ids = torch.cat([inputs["input_ids"], *turns], dim=1)
     return inputs | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
@@ -50,7 +50,7 @@ def test_extended_equals_read_at_once(tiny_model, kind, kdv):
     """Guards against: a turn at the positions of the pruned length, a mask that lets it see too little or what comes
     after, a rope delta of whatever call came last, and lengths that forget a turn."""
     inputs, turns = with_turns(kind, 7, 1, 4)
-    whole = tiny_model.prefill(**rollout_batch_size(inputs, turns), **kdv)
+    whole = tiny_model.prefill(**read_at_once(inputs, turns), **kdv)
     longer = tiny_model.prefill(**inputs, **kdv)
     tiny_model.model.rope_deltas = torch.tensor([[-1000]])
     for turn in turns:
@@ -64,8 +64,8 @@ def test_extended_equals_read_at_once(tiny_model, kind, kdv):
         torch.testing.assert_close(got, want, atol=2e-5, rtol=0)
     torch.testing.assert_close(longer.logits, whole.logits, atol=2e-5, rtol=0)
     torch.testing.assert_close(longer.last_hidden_state, whole.last_hidden_state, atol=2e-5, rtol=0)
-    for count, config in ((1, SAMPLED | {"temperature": 0}), (3, SAMPLED)):
-        got, want = (tiny_model.rollout(prefill, count, **config).tokens for prefill in (longer, whole))
+    for count, sampling in ((1, SAMPLED | {"temperature": 0}), (3, SAMPLED)):
+        got, want = (tiny_model.rollout(prefill, count, **sampling).tokens for prefill in (longer, whole))
         assert got == want
 
 
@@ -92,7 +92,7 @@ def test_only_the_turn_is_read(tiny_model):
     prefill = tiny_model.prefill(**inputs, enable_kdv=True)
     seen = []
     hooks = [
-        tiny_model.visual.register_forward_pre_hook(lambda *_: seen.append("tower")),
+        tiny_model.visual.register_forward_pre_hook(lambda *_: seen.append("vision encoder")),
         tiny_model.language_model.register_forward_pre_hook(
             lambda module, args, kwargs: seen.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
         ),
@@ -115,10 +115,10 @@ def test_only_the_turn_is_read(tiny_model):
         torch.tensor([[1, tiny.IMAGE, 2]]),
         torch.tensor([[tiny.VIDEO]]),
     ],
-    ids=["nothing", "a batch", "one axis", "a image", "a video"],
+    ids=["nothing", "a batch", "one axis", "an image", "a video"],
 )
 def test_turns_that_cannot_be_read_are_refused(tiny_model, ids):
-    """Guards against: a placeholder without a image, read as whatever its embedding is; rows that share a cache."""
+    """Guards against: a placeholder without an image, read as whatever its embedding is; rows that share a cache."""
     prefill = tiny_model.prefill(**tiny.image_prompt())
     with pytest.raises(ValueError) as error:
         tiny_model.extend(prefill, ids)
@@ -171,10 +171,10 @@ WAYS = {
 def test_follow_ups_equal_starting_over(bundled, way, tmp_path):
     """Guards against: a second or third turn that is another answer than the whole chat's, a cache that the first
     answer's rollouts wrote to, and items that are lost on the way."""
-    write_clip(tmp_path / "clip.mp4", count=8, rate=4)
+    write_clip(tmp_path / "video.mp4", count=8, rate=4)
     config = AvisConfig(max_new_tokens=20, num_frames=4, **way)
     messages = chat(image(), image(140, 140))
-    messages[0]["content"].insert(1, {"type": "video", "video": tmp_path / "clip.mp4"})
+    messages[0]["content"].insert(1, {"type": "video", "video": tmp_path / "video.mp4"})
     last = answer(*bundled, messages, config, return_state=True)
     for question in QUESTIONS[1:]:
         before = last
@@ -208,8 +208,8 @@ def test_flops_of_a_follow_up_equal_the_counter(attention):
     assert second.flops["relative_llm"] == pytest.approx(spent / vanilla.llm)
 
 
-def test_caches_are_held_only_when_asked_for(bundled, monkeypatch):
-    """Guards against: answers of thousands of questions that each hold a prompt's cache, in a record's copy, too."""
+def test_caches_are_kept_only_when_asked_for(bundled, monkeypatch):
+    """Guards against: answers of thousands of questions that each keep a prompt's cache, in a record's copy, too."""
     model, processor = bundled
     original, made = model.prefill, []
 
@@ -225,7 +225,7 @@ def test_caches_are_held_only_when_asked_for(bundled, monkeypatch):
     gc.collect()
     assert [ref() is None for ref in made] == [True, False]
     assert plain == kept or replace(plain, seconds={}) == replace(kept, seconds={})
-    assert "turn" not in kept.to_dict() and kept.turn.prefill is made[1]()
+    assert "state" not in kept.to_dict() and kept.state.prefill is made[1]()
     del kept
     gc.collect()
     assert made[1]() is None
@@ -245,7 +245,7 @@ def test_a_policy_chooses_for_a_follow_up(bundled, tmp_path, default):
     assert (second.p == first.p) == (default == "visual")
 
 
-def test_chats_that_do_not_go_on_are_refused(bundled):
+def test_chats_that_do_not_continue_are_refused(bundled):
     """Guards against: a follow-up answered from another chat's cache, other images, or another pruning than it says;
     and one that starts over without a word."""
     model, processor = bundled
@@ -256,9 +256,9 @@ def test_chats_that_do_not_go_on_are_refused(bundled):
     other = and_then(chat(image(colour=(9, 9, 9))), "2", QUESTIONS[1])
     more = [*follow[:-1], *chat(image(), question=QUESTIONS[1])]
     reworded = and_then(chat(image(), question="How many?"), "2", QUESTIONS[1])
-    unkept = replace(first, turn=None)
-    for chat_, given, after, word in [
-        (follow, config, unkept, "return_state=True"),
+    stateless = replace(first, state=None)
+    for chat_, given, previous, word in [
+        (follow, config, stateless, "return_state=True"),
         (messages, config, first, "does not begin"),
         (reworded, config, first, "does not begin"),
         (other, config, first, "images"),
@@ -268,7 +268,7 @@ def test_chats_that_do_not_go_on_are_refused(bundled):
         (follow, replace(config, max_pixels=784 * 20), first, "images"),
     ]:
         with pytest.raises(ValueError, match=word) as error:
-            answer(model, processor, chat_, given, previous=after)
+            answer(model, processor, chat_, given, previous=previous)
         assert "\n" not in str(error.value)
     stranger = load_model(demo.BUNDLED, device="cpu")[0]
     with pytest.raises(ValueError, match="another model"):
@@ -276,14 +276,14 @@ def test_chats_that_do_not_go_on_are_refused(bundled):
 
 
 def test_frames_of_another_rate_are_others(bundled):
-    """Guards against: the same frames at another rate, whose positions in time are others, taken for the same clip."""
+    """Guards against: the same frames at another rate, whose positions in time are others, taken for the same video."""
     config = AvisConfig(max_new_tokens=2)
 
-    def clip(fps: float) -> list[dict]:
+    def video_chat(fps: float) -> list[dict]:
         part = {"type": "video", "video": [image(112, 112, (n * 20, 90, 90)) for n in range(4)], "fps": fps}
         return [{"role": "user", "content": [part, {"type": "text", "text": QUESTIONS[0]}]}]
 
-    first = answer(*bundled, clip(2.0), config, return_state=True)
-    assert answer(*bundled, and_then(clip(2.0), "2", QUESTIONS[1]), config, previous=first).reused_tokens
+    first = answer(*bundled, video_chat(2.0), config, return_state=True)
+    assert answer(*bundled, and_then(video_chat(2.0), "2", QUESTIONS[1]), config, previous=first).reused_tokens
     with pytest.raises(ValueError, match="images and videos"):
-        answer(*bundled, and_then(clip(1.0), "2", QUESTIONS[1]), config, previous=first)
+        answer(*bundled, and_then(video_chat(1.0), "2", QUESTIONS[1]), config, previous=first)
