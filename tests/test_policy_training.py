@@ -137,7 +137,8 @@ def test_estimates_of_nothing(capsys, flags):
 def test_the_page_shows_what_the_estimate_prints(capsys):
     """Guards against: a page whose cost is of another model, or of another time."""
     page = (demo.ROOT / "docs" / "policy.md").read_text()
-    blocks = re.findall(r"```bash\n\S+ -m policy\.training\.estimate (.*)\n```\n+```text\n(.*?)```", page, re.DOTALL)
+    pattern = r"```bash\n\S+ -m policy\.training\.estimate ([^\n]*)\n```\n+```text\n(.*?)```"
+    blocks = re.findall(pattern, page, re.DOTALL)
     assert len(blocks) == 2
     for arguments, shown in blocks:
         assert estimate.main(arguments.split()) == 0

@@ -1,4 +1,4 @@
-"""What fitting a policy to a published Qwen2.5-VL costs: rollouts, FLOPs and GPU hours, by the closed-form cost model::
+"""The cost of fitting a policy to a published Qwen2.5-VL: rollouts, FLOPs, GPU hours and disk, in closed form::
 
     python -m policy.training.estimate --shape 7b --questions 3000 --visual-tokens 1024 --new-tokens 300
 
@@ -21,6 +21,7 @@ from policy.training.shapes import SHAPES, published_config
 from policy.training.tau import ITEMS
 
 TERA = 10**12
+HALF = 2  # bytes of a number
 
 
 def estimate_flops(
@@ -74,6 +75,8 @@ def print_estimate(args: argparse.Namespace) -> None:
     for stage, value in spent.items():
         print(f"{stage:8} {value:.2e} FLOPs, {hours[stage]:.2f} GPU hours at {rates[stage]:g} TFLOP/s")
     print(f"total    {sum(spent.values()):.2e} FLOPs, {sum(hours.values()):.2f} GPU hours")
+    width = published_config(args.shape).vision_config.out_hidden_size
+    print(f"disk     {args.questions * (args.visual_tokens + 1) * width * HALF / 1e9:.1f} GB of embeddings")
 
 
 def main(argv: list[str] | None = None) -> int:
