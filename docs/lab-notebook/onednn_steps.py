@@ -6,7 +6,7 @@ python docs/lab-notebook/onednn_steps.py --geometry mid
 import argparse
 import statistics
 
-from transformers.models.qwen2_5_vl import shared_prefill
+from transformers.models.qwen2_5_vl import decoding
 
 from avis.evaluation.benchmark.geometry import GEOMETRIES, build_model, build_prompt
 
@@ -24,7 +24,7 @@ def main() -> None:
 
     def step_seconds(num_rollouts: int, large: int) -> float:
         """Return the seconds of one step when a model counts as large from so many elements of a matrix on."""
-        shared_prefill.LARGE = large
+        decoding.ONEDNN_MIN_WEIGHT_ELEMENTS = large
         temperature = 0.7 if num_rollouts > 1 else 0.0
         rollouts = model.rollout(prefill, num_rollouts, max_new_tokens=args.new_tokens, temperature=temperature)
         return rollouts.seconds / (args.new_tokens - 1)
