@@ -302,7 +302,7 @@ def test_commands_are_found():
     [
         "python -m avis.garden.make --splits test --out x",
         "python demo.py --kdv-ration 0.75",
-        "python -m avis.garden.train --preset huge --out x",
+        "python -m avis.garden.training --preset huge --out x",
         "python -m avis.garden.nothing",
     ],
 )

@@ -22,7 +22,7 @@ def scoring_seconds(model, side: int) -> float:
     """
     vision = model.config.vision_config
     unit = model.visual.spatial_merge_unit
-    keys = torch.randn(vision.num_heads, side**2 * unit, vision.hidden_size // vision.num_heads).transpose(0, 1)
+    keys = torch.randn(side**2 * unit, vision.num_heads, vision.hidden_size // vision.num_heads)
     embeds = torch.randn(side**2, vision.out_hidden_size)
     item = VisualItem("image", (1, side, side), embeds, None)
     window_index, _ = model.visual.get_window_index(patch_grids([item], "image", model.visual.spatial_merge_size))
