@@ -132,6 +132,8 @@ def demo(command: Command, tmp: Path) -> None:
     small: dict[str, object] = {"max_new_tokens": 8, "device": "cpu"}
     if "--model-path" in arguments:
         small["model_path"] = "models/garden-tiny"
+    if "--policy-path" in arguments:
+        small["policy_path"] = "policy_checkpoint.pt"
     if "--save-kept" in arguments:
         small["save_kept"] = tmp / "kept.png"
     if "--input" in arguments:
@@ -238,6 +240,7 @@ PROGRAMS: dict[str, tuple[Runner | None, bool]] = {
     "policy.training": (None, False),  # rollouts by the hundred; run in the policy's tests
     "policy.training.calibrate": (None, False),
     "policy.training.collect": (None, False),
+    "policy.training.estimate": (runs_module(), False),
     "policy.training.fit": (None, False),
     "policy.training.overhead": (None, False),
     "policy.training.tau": (None, False),
