@@ -1,7 +1,7 @@
-"""Every command in README, CONTRIBUTING and the model card: run with its smallest arguments, or, where that would need
-a download, a GPU or hours, parsed by its own program. And what else the documents at the root promise.
+"""Every command on every page: run with its smallest arguments, or, where that would need a download, a GPU or hours,
+parsed by its own program. What else the pages promise is in `test_pages.py`.
 
-`PROGRAMS` has a line for every program that a document may name; a command of any other program fails.
+`PROGRAMS` has a line for every program that a page may name; a command of any other program fails.
 """
 
 import argparse
@@ -16,18 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
+from pages import PAGES, ROOT, code_blocks, prose, read_page
 
-ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "models/garden-tiny/MODEL_CARD.md", "models/garden-boxed/MODEL_CARD.md")
 PYTHON = {"python", "python3", ".venv/bin/python"}
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command as a document has it. `program`: a module, or a file of the repository."""
+    """One command as a page has it. `program`: a module, or a file of the repository."""
 
-    document: str
+    page: str
     words: tuple[str, ...]
 
     @property
@@ -45,13 +43,15 @@ class Command:
         return list(self.words[2:])
 
 
-def commands_in(text: str, document: str = "") -> list[Command]:
-    """The commands of a document: every line of its fenced blocks of bash, and every inline `python ..` of its text."""
+Runner = Callable[[Command, Path], None]
+
+
+def commands_in(text: str, page: str = "") -> list[Command]:
+    """Return the commands of a page: the lines of its fenced blocks of bash, and every inline `python ..`."""
     found = []
-    blocks = re.findall(r"^[ ]*```(?:bash|sh|shell|console)\n(.*?)^[ ]*```", text, re.MULTILINE | re.DOTALL)
-    prose = re.sub(r"^[ ]*```.*?^[ ]*```", "", text, flags=re.MULTILINE | re.DOTALL)
+    blocks = code_blocks(text, "bash", "sh", "shell", "console")
     # Some word has to follow the program: a mere `demo.py` in the text is a file's name.
-    inline = re.findall(r"`((?:\.venv/bin/)?python3? [^`]+|bash [^`]+|git [^`]+|pip [^`]+)`", prose)
+    inline = re.findall(r"`((?:\.venv/bin/)?python3? [^`]+|bash [^`]+|git [^`]+|pip [^`]+)`", prose(text))
     for line in [*"\n".join(blocks).replace("\\\n", " ").splitlines(), *(" ".join(one.split()) for one in inline)]:
         parser = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars="&|;<>")
         parser.whitespace_split, parser.commenters = True, "#"
@@ -59,14 +59,15 @@ def commands_in(text: str, document: str = "") -> list[Command]:
         for word in [*parser, "&&"]:
             if set(word) <= set("&|;"):
                 if words:
-                    found.append(Command(document, tuple(words)))
+                    found.append(Command(page, tuple(words)))
                 words = []
             elif "=" not in word or words:  # a variable set for the command is not its program
                 words.append(word)
     return found
 
 
-COMMANDS = list(dict.fromkeys(c for name in DOCUMENTS for c in commands_in((ROOT / name).read_text(), name)))
+FOUND = [command for name in PAGES for command in commands_in(read_page(name), name)]
+COMMANDS = list({command.words: command for command in reversed(FOUND)}.values())  # each once, of the first page
 
 
 class Parsed(BaseException):
@@ -119,19 +120,20 @@ def replaced(arguments: list[str], **values: object) -> list[str]:
     return arguments
 
 
-def module(command: Command, **values: object) -> None:
-    passes(sys.executable, "-m", command.program, *replaced(command.arguments, **values))
-
-
 # ---- Each program with its smallest arguments. `tmp` is an empty folder.
 
 
 def demo(command: Command, tmp: Path) -> None:
-    """The bundled model and picture in place of the reader's, few tokens, and nothing written outside `tmp`."""
+    """Run with the bundled model and image in place of the reader's, few tokens, and all output in `tmp`."""
     arguments = [{"photo.jpg": "example.jpg"}.get(word, word) for word in command.arguments]
+    if arguments in (["--help"], ["-h"]):
+        passes(sys.executable, "demo.py", *arguments)
+        return
     small: dict[str, object] = {"max_new_tokens": 8, "device": "cpu"}
     if "--model-path" in arguments:
         small["model_path"] = "models/garden-tiny"
+    if "--policy-path" in arguments:
+        small["policy_path"] = "policy_checkpoint.pt"
     if "--save-kept" in arguments:
         small["save_kept"] = tmp / "kept.png"
     if "--input" in arguments:
@@ -142,9 +144,9 @@ def demo(command: Command, tmp: Path) -> None:
     passes(sys.executable, "demo.py", *replaced(arguments, **small))
 
 
-def speed_plots(command: Command, tmp: Path) -> None:
-    """A published report in place of the reader's own."""
-    report = "evaluation/results/speed/mid.json"
+def benchmark_plots(command: Command, tmp: Path) -> None:
+    """Draw a published report in place of the reader's own."""
+    report = "avis/evaluation/results/speed/mid.json"
     passes(sys.executable, "-m", command.program, report, *replaced(command.arguments[1:], folder=tmp))
     assert len(list(tmp.glob("speed_mid_*.png"))) == 4
 
@@ -164,13 +166,13 @@ def ruff(command: Command, tmp: Path) -> None:
 
 
 def setup(command: Command, tmp: Path) -> None:
-    """CI has just run it; here its arguments are looked at, and its syntax."""
+    """Check the arguments and the syntax: CI has just run it."""
     assert command.arguments in ([], ["--current-env"])
     passes("bash", "-n", "setup.sh")
 
 
 def git_in_fork(command: Command, tmp: Path) -> None:
-    """In a clone, so that nothing is committed here; with a change, since git refuses to commit none."""
+    """Run in a clone, so that nothing is committed here; with a change, since git refuses to commit none."""
     assert command.words[:3] == ("git", "-C", "transformers")
     fork = tmp / "transformers"
     passes("git", "clone", "-q", "--no-checkout", "--shared", str(ROOT / "transformers"), str(fork))
@@ -179,38 +181,75 @@ def git_in_fork(command: Command, tmp: Path) -> None:
     passes("git", *who, "-C", str(fork), *command.words[3:], "-q", "-m", "all files removed")
 
 
+def runs_module(**small: object) -> Runner:
+    """Return a way to run a module's command with these arguments in place of its own; `TMP` is the empty folder."""
+
+    def run(command: Command, tmp: Path) -> None:
+        values = {name: in_folder(value, tmp) for name, value in small.items()}
+        passes(sys.executable, "-m", command.program, *replaced(command.arguments, **values))
+
+    return run
+
+
+def runs_file(**small: object) -> Runner:
+    """Return the same for a program that is a file."""
+
+    def run(command: Command, tmp: Path) -> None:
+        passes(sys.executable, command.program, *replaced(command.arguments, **small))
+
+    return run
+
+
+def in_folder(value: object, tmp: Path) -> object:
+    return value.replace("TMP", str(tmp)) if isinstance(value, str) else value
+
+
 TINY_SPEED = {"geometry": "tiny", "device": "cpu", "visual_tokens": 64, "rho": 0, "rollouts": 1, "rounds": 1}
 TINY_SPEED |= {"new_tokens": 4, "pairs": 0}
+TINY_STEPS = {"geometry": "tiny", "rollouts": 1, "new_tokens": 4, "repeats": 1}
 
 # A program's way to be run, whether that takes long, and None where its arguments are only parsed.
-PROGRAMS: dict[str, tuple[Callable[[Command, Path], None] | None, bool]] = {
+PROGRAMS: dict[str, tuple[Runner | None, bool]] = {
     ".venv/bin/pip": (None, False),  # a download of gigabytes
+    "accelerate": (None, False),  # needs several devices
+    "avis.evaluation.adapters.vlmevalkit": (None, False),  # needs VLMEvalKit; run in test_adapters.py
+    "avis.evaluation.benchmark": (runs_module(**TINY_SPEED, out="TMP/speed.json"), True),
+    "avis.evaluation.benchmark.plots": (benchmark_plots, False),
+    "avis.evaluation.figures": (runs_module(out="TMP"), True),
+    "avis.evaluation.run": (runs_module(limit=1, processes=1, out="TMP/r.jsonl.gz"), True),
+    "avis.evaluation.tables": (None, False),  # reads everything that is committed; run in the evaluation's tests
+    "avis.garden.example": (runs_module(out="TMP"), False),
+    "avis.garden.make": (runs_module(limit=1, processes=1, out="TMP/split"), False),
+    "avis.garden.sheet": (runs_module(out="TMP/sheet.png"), True),
+    "avis.garden.training": (None, False),  # minutes at least; run in the garden's tests
     "bash setup.sh": (setup, False),
     "coverage": (None, False),  # the whole suite; run by .ci/run
     "demo.py": (demo, True),
-    "evaluation.adapters.vlmevalkit": (None, False),  # needs VLMEvalKit; run in test_adapters.py
-    "evaluation.figures": (lambda c, tmp: module(c, out=tmp), True),
-    "evaluation.run": (lambda c, tmp: module(c, limit=1, processes=1, out=tmp / "r.jsonl.gz"), True),
-    "evaluation.speed": (lambda c, tmp: module(c, **TINY_SPEED, out=tmp / "speed.json"), True),
-    "evaluation.speed_plots": (speed_plots, False),
-    "evaluation.tables": (None, False),  # reads everything that is committed; run in test_evaluation.py
-    "garden.make": (lambda c, tmp: module(c, limit=1, processes=1, out=tmp / "split"), False),
-    "garden.sheet": (lambda c, tmp: module(c, out=tmp / "sheet.png"), True),
-    "garden.train": (None, False),  # minutes at least; run in test_garden.py
+    "docs/lab-notebook/few_rows.py": (runs_file(geometry="tiny", rows=1), False),
+    "docs/lab-notebook/fresh_pages.py": (runs_file(rows=8), False),
+    "docs/lab-notebook/onednn_steps.py": (runs_file(**TINY_STEPS), False),
+    "docs/lab-notebook/rollout_batches.py": (runs_file(resamples=40), False),
+    "docs/lab-notebook/scoring_time.py": (runs_file(geometry="tiny", sides=4), False),
+    "docs/lab-notebook/step_time.py": (runs_file(**TINY_STEPS, visual_tokens=64), False),
+    "docs/lab-notebook/trace_errors.py": (runs_file(scenes=1), False),
+    "docs/lab-notebook/video_memory.py": (runs_file(geometry="tiny", video_tokens=1024), False),
     "git -C": (git_in_fork, True),
     "grep": (None, False),
-    "mypy": (None, False),  # reads the whole project; run by .ci/run
     "lmms_eval": (None, False),  # needs lmms-eval; run in test_adapters.py where it is installed
-    "policy.training": (None, False),  # rollouts by the hundred; run in test_policy_training.py
+    "mypy": (None, False),  # reads the whole project; run by .ci/run
+    "policy.training": (None, False),  # rollouts by the hundred; run in the policy's tests
     "policy.training.calibrate": (None, False),
     "policy.training.collect": (None, False),
+    "policy.training.estimate": (runs_module(), False),
     "policy.training.fit": (None, False),
+    "policy.training.overhead": (None, False),
     "policy.training.tau": (None, False),
     "pytest": (pytest_flags, True),
     "ruff": (ruff, False),
     "transformers/fork/materialise.py": (None, False),  # changes the tree; run in test_materialise.py
 }
-NO_PARSER = {".venv/bin/pip", "bash setup.sh", "coverage", "git -C", "grep", "lmms_eval", "mypy", "pytest", "ruff"}
+NO_PARSER = {".venv/bin/pip", "accelerate", "bash setup.sh", "coverage", "git -C", "grep", "lmms_eval", "mypy"}
+NO_PARSER |= {"pytest", "ruff"}
 
 
 def shown(command: Command) -> str:
@@ -221,7 +260,7 @@ def shown(command: Command) -> str:
 @pytest.mark.parametrize("command", COMMANDS, ids=shown)
 def test_every_command_is_of_a_known_program_and_parses(command, monkeypatch):
     """Guards against: a documented flag that was renamed, and a program that no one runs before it is documented."""
-    assert command.program in PROGRAMS, f"{command.document}: no line in PROGRAMS for {shlex.join(command.words)}"
+    assert command.program in PROGRAMS, f"{command.page}: no line in PROGRAMS for {shlex.join(command.words)}"
     if command.program not in NO_PARSER:
         parse(command, monkeypatch)
 
@@ -244,9 +283,11 @@ def test_slow_commands_run(command, tmp_path):
 
 
 def test_commands_are_found():
-    """Guards against: a document whose commands are not seen, so that every test above passes on nothing."""
-    assert {command.document for command in COMMANDS} == set(DOCUMENTS)
-    assert {"demo.py", "bash setup.sh", "pytest", "garden.make", "garden.train"} <= {c.program for c in COMMANDS}
+    """Guards against: a page whose commands are not seen, so that every test above passes on nothing."""
+    pages = {name for name in PAGES if code_blocks(read_page(name), "bash")}
+    assert {command.page for command in FOUND} >= pages > {"README.md", "CONTRIBUTING.md", "docs/cli.md"}
+    programs = {command.program for command in COMMANDS}
+    assert {"demo.py", "bash setup.sh", "pytest", "avis.garden.make", "avis.garden.training"} <= programs
     text = (
         "Text `python -m a.b --c 1` and `demo.py`.\n\n   ```bash\n   A=1 bash setup.sh && .venv/bin/python x.py \\\n"
         '      --say "a # b" # not this\n   ```\n\n```python\nprint(1)\n```\n'
@@ -264,7 +305,7 @@ def test_commands_are_found():
     [
         "python -m avis.garden.make --splits test --out x",
         "python demo.py --kdv-ration 0.75",
-        "python -m avis.garden.train --preset huge --out x",
+        "python -m avis.garden.training --preset huge --out x",
         "python -m avis.garden.nothing",
     ],
 )
@@ -272,24 +313,3 @@ def test_wrong_commands_are_noticed(line, monkeypatch):
     """Guards against: a check that no command fails."""
     with pytest.raises((SystemExit, ImportError)):
         parse(Command("", tuple(line.split())), monkeypatch)
-
-
-def test_links_and_pictures_are_there():
-    """Guards against: a document that points to a file that was moved."""
-    for name in DOCUMENTS:
-        text = (ROOT / name).read_text()
-        for target in re.findall(r"\]\(([^)#]+)\)", text):
-            assert "://" in target or (ROOT / name).parent.joinpath(target).exists(), f"{name}: {target}"
-
-
-def test_the_citation_is_the_papers():
-    """Guards against: a CITATION.cff that citation programs refuse, and authors who are not those of the paper."""
-    held = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert held["cff-version"] == "1.2.0" and {"message", "title", "authors"} <= set(held)
-    paper = held["preferred-citation"]
-    assert paper["title"] == "AVIS: Adaptive Test-Time Scaling for Vision-Language Models" and paper["year"] == 2026
-    assert "2606.11576" in paper["url"]
-    names = [f"{author['given-names']} {author['family-names']}" for author in paper["authors"]]
-    assert names[0] == "Ahmadreza Jeddi" and names[-1] == "Radek Grzeszczuk" and len(set(names)) == 11
-    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
-    assert held["version"] == version and f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
