@@ -111,14 +111,17 @@ class AnswerFile:
         return self._answered.get(json.dumps(key))
 
     def append(self, record: Record) -> None:
-        """Write one record, whole and synced.
+        """Write one record, whole and synced, in place of one that failed earlier in this run.
 
         Raises:
             OSError: it cannot be written.
         """
+        key = _record_key(record)
+        if key in self._journal.done:
+            self._journal.remove(lambda earlier: _record_key(earlier) == key)
         self._journal.append(record)
         if "error" not in record:
-            self._answered[_record_key(record)] = record
+            self._answered[key] = record
 
 
 def _record_key(record: Record) -> str:
@@ -183,18 +186,13 @@ class Asker:
         if self.system_prompt:
             check_text(self.system_prompt)
         require_fork()
-        from avis.pipeline import AvisPipeline
-        from avis.provenance import quick_fingerprint
+        from avis.pipeline import AvisPipeline  # which imports the fork
 
         self.pipeline = AvisPipeline.from_pretrained(
             model_path, policy_path, device=device, dtype=dtype, attn_implementation=attn_implementation
         )
-        model, policy = self.pipeline.model, self.pipeline.policy
-        if policy is not None:
-            fingerprint = quick_fingerprint(model.config._name_or_path)
-            note = policy.check(model.config.vision_config.out_hidden_size, fingerprint)
-            if note:
-                print(f"note: {note}", file=sys.stderr)
+        if self.pipeline.policy_warning:
+            print(f"note: {self.pipeline.policy_warning}", file=sys.stderr)
 
     def _open_answers(self, path: Path, harness: str, model_path: str, config: AvisConfig) -> None:
         from avis.provenance import versions, weights_sha256
@@ -211,9 +209,7 @@ class Asker:
         }
         self.answers = AnswerFile(rank_path(path), header)
 
-    def ask(
-        self, key: dict[str, Any], query_index: int, query: Callable[[], tuple[list[dict], AvisConfig]]
-    ) -> Record:
+    def ask(self, key: dict[str, Any], query_index: int, query: Callable[[], tuple[list[dict], AvisConfig]]) -> Record:
         """Answer one question, or return its recorded answer.
 
         Args:

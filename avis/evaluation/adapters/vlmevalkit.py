@@ -36,8 +36,8 @@ _TOKEN = 28 * 28  # pixels of one visual token
 _IMAGE_PIXELS = (1280 * _TOKEN, 16384 * _TOKEN)
 _FRAME_PIXELS = (128 * _TOKEN, 768 * _TOKEN)
 _VIDEO_PIXELS = 24576 * _TOKEN
-# The answer that the scorers get for an abstention, which must not be guessed from a thought that was cut off. They take
-# it for no option, yes, no or number: it is their own letter for "none of the options".
+# The scorers get this for an abstention, so that they guess no answer from a thought that was cut off. They take it for
+# no option, yes, no or number: it is their own letter for "none of the options".
 ABSTAINED = "Z"
 
 # Of `AvisConfig`: the harness gives these with each data set of videos.
@@ -45,7 +45,7 @@ _GIVEN_BY_HARNESS = ("fps", "num_frames")
 _CHOICES = {"vote": VOTES, "vote_stop": VOTE_STOPS, "answer_format": [one.name for one in ANSWER_FORMATS]}
 _HELP = {
     "enable_kdv": "prune visual tokens before the language model",
-    "kdv_ratio": "fraction of visual tokens PRUNED (default 0.75)",
+    "kdv_ratio": "fraction of visual tokens PRUNED (default: 0.75)",
     "kdv_threshold": "adaptive pruning instead: an angle in radians",
     "pruner": "kdv or random",
     "num_rollouts": "K; 1: greedy, more: sampled, then a vote",
@@ -147,7 +147,7 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
             continue
         kind: Any = next(kind for kind in get_args(field.type) or (field.type,) if kind is not type(None))
         if field.default is not None:
-            text += f" (default {field.default})"
+            text += f" (default: {field.default})"
         choices = _CHOICES.get(field.name)
         group.add_argument(f"--{name}", dest=dest, type=kind, default=field.default, choices=choices, help=text)
 
@@ -163,14 +163,14 @@ def build_parser() -> ArgumentParser:
     add("--policy-path", help="policy checkpoint, which chooses K; with --enable-kdv it prunes adaptively")
     add("--system-prompt", help="of every question that has none")
     add("--device", help="default: cuda when there is one, else cpu")
-    add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="default auto")
+    add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="default: auto")
     attention = ("auto", "flash_attention_2", "sdpa", "eager")
-    add("--attn-implementation", default="auto", choices=attention, help="default auto")
+    add("--attn-implementation", default="auto", choices=attention, help="default: auto")
     add = parser.add_argument_group("harness").add_argument
-    add("--name", default="avis", help="of the model in VLMEvalKit's outputs; one for each setting (default avis)")
+    add("--name", default="avis", help="of the model in VLMEvalKit's outputs; one for each setting (default: avis)")
     add("--data", nargs="+", help="data sets by VLMEvalKit's names")
     add("--recipe", type=Path, help="a YAML file whose `data` names them instead")
-    add("--work-dir", type=Path, default=Path("outputs"), help="of scores and answers (default outputs)")
+    add("--work-dir", type=Path, default=Path("outputs"), help="of scores and answers (default: outputs)")
     add_config_flags(parser)
     return parser
 

@@ -75,25 +75,27 @@ def build_parser() -> ArgumentParser:
     )
     default = Sweep()
     add = parser.add_argument_group("model").add_argument
-    add("--geometry", choices=GEOMETRIES, default=default.geometry, help=f"its shapes (default {default.geometry})")
-    add("--device", choices=("cpu", "cuda"), default=default.device, help=f"default {default.device}")
-    add("--seed", type=int, default=default.seed, help=f"of weights, prompts, sampling (default {default.seed})")
+    add("--geometry", choices=GEOMETRIES, default=default.geometry, help=f"its shapes (default: {default.geometry})")
+    add("--device", choices=("cpu", "cuda"), default=default.device, help=f"default: {default.device}")
+    add("--seed", type=int, default=default.seed, help=f"of weights, prompts, sampling (default: {default.seed})")
     add = parser.add_argument_group("rounds").add_argument
-    add("--visual-tokens", type=image_sizes, default=default.visual_tokens, metavar="N,N", help="default 256,1024,4096")
-    add("--rho", type=numbers(float, 0, 1), default=default.rho, help="fractions pruned (default 0,0.5,0.75,0.9)")
-    add("--rollouts", type=numbers(int, 1, 64), default=default.rollouts, metavar="K,K", help="default 1,3,5,7")
-    add("--new-tokens", type=int, default=default.new_tokens, help=f"of a rollout (default {default.new_tokens})")
-    add("--rounds", type=int, default=default.rounds, help=f"measurements of each peer (default {default.rounds})")
+    add(
+        "--visual-tokens", type=image_sizes, default=default.visual_tokens, metavar="N,N", help="default: 256,1024,4096"
+    )
+    add("--rho", type=numbers(float, 0, 1), default=default.rho, help="fractions pruned (default: 0,0.5,0.75,0.9)")
+    add("--rollouts", type=numbers(int, 1, 64), default=default.rollouts, metavar="K,K", help="default: 1,3,5,7")
+    add("--new-tokens", type=int, default=default.new_tokens, help=f"of a rollout (default: {default.new_tokens})")
+    add("--rounds", type=int, default=default.rounds, help=f"measurements of each peer (default: {default.rounds})")
     add = parser.add_argument_group("other measurements").add_argument
     add(
         "--video-tokens",
         type=int,
         default=default.video_tokens,
-        help=f"of the video whose peak memory is measured; 0: none (default {default.video_tokens})",
+        help=f"of the video whose peak memory is measured; 0: none (default: {default.video_tokens})",
     )
-    add("--pairs", type=int, default=default.pairs, help=f"questions of the latency table (default {default.pairs})")
+    add("--pairs", type=int, default=default.pairs, help=f"questions of the latency table (default: {default.pairs})")
     mix = ",".join(f"{k}:{share}" for k, share in BUNDLED_MIX.items())
-    add("--k-mix", type=rollout_mix, default=default.k_mix, help=f"K:share of its AVIS-like row (default {mix})")
+    add("--k-mix", type=rollout_mix, default=default.k_mix, help=f"K:share of its AVIS-like row (default: {mix})")
     add = parser.add_argument_group("output").add_argument
     add(
         "--out",

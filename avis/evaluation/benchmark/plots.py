@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m avis.evaluation.benchmark.plots", description="Draw the figures of a benchmark's document."
     )
     parser.add_argument("document", type=Path, help="the JSON file that the benchmark wrote with --out")
-    parser.add_argument("--folder", type=Path, default=Path("assets"), help="of the figures (default assets)")
+    parser.add_argument("--folder", type=Path, default=Path("assets"), help="of the figures (default: assets)")
     args = parser.parse_args(argv)
     return run_command(lambda: run(args.document, args.folder))
 

@@ -59,9 +59,8 @@ class Sweep:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not 0 <= self.video_tokens <= _MAX_VIDEO_TOKENS or self.video_tokens % FRAME_TOKENS:
-            raise ValueError(
-                f"video_tokens must be a multiple of {FRAME_TOKENS}, at most {_MAX_VIDEO_TOKENS}, got {self.video_tokens}"
-            )
+            allowed = f"a multiple of {FRAME_TOKENS}, at most {_MAX_VIDEO_TOKENS}"
+            raise ValueError(f"video_tokens must be {allowed}, got {self.video_tokens}")
 
 
 def describe_run(sweep: Sweep, model) -> dict[str, Any]:
