@@ -5,7 +5,20 @@ judge_goals(document)  # [{"goal": .., "wanted": .., "at_least": .., "measured":
 
 from typing import Any
 
+# Words of the first published documents, by what they are called today.
+_RENAMED = {"the tower's": "the vision encoder's", "tower over": "vision encoder over", "one picture": "one image"}
 _QUERY_GOALS = "K = 5 at rho = {rho:g} over upstream, N = 1024"
+
+
+def current_words(text: str) -> str:
+    """Return a goal or an assumption of a published document in today's words.
+
+    >>> current_words("tower over upstream's loop, N = 1024, rho = 0.0")
+    "vision encoder over upstream's loop, N = 1024, rho = 0.0"
+    """
+    for old, new in _RENAMED.items():
+        text = text.replace(old, new)
+    return text
 
 
 def judge_goals(document: dict[str, Any]) -> list[dict[str, Any]]:
