@@ -1,29 +1,33 @@
-"""What a work folder of VLMEvalKit holds: the harness's own scores, and from our records what each answer cost.
+"""What a work folder of VLMEvalKit holds: the harness's own scores, and from our records what each answer cost::
 
     settings = read_settings(Path("out/vlmevalkit"))
     settings[0].scores["MMStar"], settings[0].cost("MMStar", vanilla=settings[0])["llm"]
 
-Each folder in it is one setting (`--name` of the launcher) with `answers.jsonl` of `avis.evaluation.adapters` and the score
-files that VLMEvalKit writes there, or links there from its newest folder `T<day>_G<commit>`:
-`<name>_<data>[_<judge>]_{acc,score,rating}.{csv,json}`. What is the overall score in them differs from data set to data
-set; see `overall`. They hold no question's result, so a score has no interval. Read in VLMEvalKit's `run.py` (commit
-002f7b78) and `scripts/summarize.py` (0983adaf).
+Each folder in it is one setting (`--name` of the launcher) with `answers.jsonl` (see `avis.evaluation.adapters.asker`)
+and the score files that VLMEvalKit writes there, or links there from its newest folder `T<day>_G<commit>`:
+`<name>_<data>[_<judge>]_{acc,score,rating}.{csv,json}`. Where the overall score stands in them differs from data set to
+data set; see `overall_score`. They hold no question's result, so a score has no interval. Read in VLMEvalKit's `run.py`
+(commit 002f7b78) and `scripts/summarize.py` (0983adaf).
 """
 
 import csv
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from avis.evaluation.score import Share, ratio_interval
+from avis.evaluation.adapters.asker import check_version
+from avis.statistics import Interval, ratio_interval
 
-_SCORES = re.compile(r"(?:_.+)?_(?:acc|score|rating)\.(?:csv|json)")
+_SCORE_FILE = re.compile(r"(?:_.+)?_(?:acc|score|rating)\.(?:csv|json)")
 _PREFERRED = ("overall", "acc", "accuracy", "score")
+
+Records = dict[str, dict[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,12 @@ class Setting:
     """One folder.
 
     Attributes:
-        name: the folder's. model: path or name. spent: what was spent, in words; "vanilla" when nothing is adaptive.
-        config: the first line of its records.
-        records: by data set and question, of answered ones. failed: how many questions have an error and no answer.
+        name: the folder's.
+        model: path or hub name.
+        spent: what was spent, in words; "vanilla" when nothing is pruned and K is 1.
+        config: of the first line of its answers.
+        records: by data set and question, of answered ones.
+        failed: how many questions have an error and no answer.
         scores: by data set, as the harness gives them (shares in percent); None where no overall score was found.
     """
 
@@ -41,34 +48,42 @@ class Setting:
     model: str
     spent: str
     config: dict[str, Any]
-    records: dict[str, dict[str, dict]]
+    records: Records
     failed: int
     scores: dict[str, float | None]
 
     def is_video(self, data: str) -> bool:
-        """Whether a data set shows videos."""
+        """Return whether a data set shows videos."""
         return any(item["kind"] == "video" for record in self.records[data].values() for item in record["items"])
 
-    def cost(self, data: str, vanilla: "Setting") -> dict[str, Share] | None:
-        """FLOPs on a data set as a fraction of vanilla's on the same questions: "llm" and "total".
+    def cost(self, data: str, vanilla: "Setting") -> dict[str, Interval] | None:
+        """Return FLOPs on a data set as a fraction of vanilla's on the same questions, "llm" and "total".
 
-        The intervals resample questions one by one: the records do not tell which of them share a picture. None when no
-        question is answered in both.
+        The intervals resample questions one by one: the records do not say which of them share an image.
+
+        Args:
+            data: the data set.
+            vanilla: the setting that is compared with.
+
+        Returns:
+            None when no question is answered in both.
         """
-        mine, base = self.records.get(data, {}), vanilla.records.get(data, {})
-        both = sorted(mine.keys() & base.keys())
+        own, base = self.records.get(data, {}), vanilla.records.get(data, {})
+        both = sorted(own.keys() & base.keys())
         if not both:
             return None
-        spent, least = ([_flops(records[key]["flops"]) for key in both] for records in (mine, base))
         found = {}
         for name in ("llm", "total"):
-            a, b = (np.array([one[name] for one in values], dtype=np.float64) for values in (spent, least))
-            found[name] = Share(float(a.sum() / b.sum()), *ratio_interval(a, b, both), len(both))
+            spent = np.array([_flops(own[key]["flops"])[name] for key in both], dtype=np.float64)
+            least = np.array([_flops(base[key]["flops"])[name] for key in both], dtype=np.float64)
+            low, high = ratio_interval(spent, least, both)
+            found[name] = Interval(float(spent.sum() / least.sum()), low, high, len(both))
         return found
 
     def mean(self, name: str, data: list[str]) -> float:
-        """The mean over data sets of a field's mean over their records (`num_rollouts`, `rho`)."""
-        return float(np.mean([np.mean([one[name] for one in self.records[part].values()]) for part in data]))
+        """Return the mean over data sets of a field's mean over their records (`num_rollouts`, `rho`)."""
+        means = [np.mean([record[name] for record in self.records[part].values()]) for part in data]
+        return float(np.mean(means))
 
 
 def _flops(flops: dict[str, float]) -> dict[str, float]:
@@ -77,8 +92,12 @@ def _flops(flops: dict[str, float]) -> dict[str, float]:
 
 
 def read_settings(folder: Path) -> list[Setting]:
-    """Every setting in a work folder, vanilla first. Raises ValueError with one line for none, or a bad one."""
-    settings = [_setting(path) for path in sorted({found.parent for found in folder.glob("*/answers*.jsonl")})]
+    """Return every setting in a work folder, vanilla first.
+
+    Raises:
+        ValueError: there is none, or one that cannot be read, in one line.
+    """
+    settings = [_read_setting(path) for path in sorted({found.parent for found in folder.glob("*/answers*.jsonl")})]
     if not settings:
         raise ValueError(
             f"{folder} has no */answers.jsonl: it is no work folder of avis.evaluation.adapters.vlmevalkit"
@@ -86,30 +105,49 @@ def read_settings(folder: Path) -> list[Setting]:
     return sorted(settings, key=lambda one: (one.model, one.spent != "vanilla", one.name))
 
 
-def _setting(folder: Path) -> Setting:
-    config, records, failed = None, {}, set()
+def _read_setting(folder: Path) -> Setting:
+    config: dict[str, Any] = {}
+    records: Records = {}
+    failed = set()
     for path in sorted(folder.glob("answers*.jsonl")):
-        try:
-            lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]  # what follows is torn
-            if config not in (None, lines[0]["config"]):
-                raise ValueError("its processes had different settings")
-            config = lines[0]["config"]
-            for record in lines[1:]:
-                data, key = record["key"]["dataset"], record["key"]["id"]
-                if "error" in record:
-                    failed.add((data, key))
-                else:
-                    records.setdefault(data, {})[key] = record
-            spent = _spent(config)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise ValueError(f"{path} is not a file of answers: {error}") from None
-    failed = {(data, key) for data, key in failed if key not in records.get(data, {})}
-    scores = {data: _score(folder, data, list(records)) for data in records}
-    return Setting(folder.name, config["model_path"], spent, config, records, len(failed), scores)
+        header, *lines = _read_lines(path)
+        check_version(path, header)
+        if config and config != header:
+            raise ValueError(f"{path} is not a file of answers: its processes had different settings")
+        config = header
+        for record in lines:
+            data, key = record["key"]["dataset"], record["key"]["id"]
+            if "error" in record:
+                failed.add((data, key))
+            else:
+                records.setdefault(data, {})[key] = record
+    unanswered = [key for data, key in failed if key not in records.get(data, {})]
+    scores = {data: _read_score(folder, data, list(records)) for data in records}
+    return Setting(folder.name, config["model_path"], _spent(config), config, records, len(unanswered), scores)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the configuration and the records of a file of answers.
+
+    Raises:
+        ValueError: it is another file, in one line.
+    """
+    try:
+        whole = path.read_bytes().split(b"\n")[:-1]  # a last line without an end is torn
+        if not whole:
+            raise ValueError("it has no lines")
+        header, *records = [json.loads(line) for line in whole]
+        config = header["config"]
+        _ = config["model_path"], config["policy_sha256"], dict(config["settings"])
+        for record in records:
+            _ = record["key"]["dataset"], record["key"]["id"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a file of answers: {error}") from None
+    return [config, *records]
 
 
 def _spent(config: dict[str, Any]) -> str:
-    """What a setting spends, in words."""
+    """Return what a setting spends, in words."""
     values, parts = config["settings"], []
     if values["enable_kdv"]:
         if values["kdv_threshold"] is not None:
@@ -127,24 +165,28 @@ def _spent(config: dict[str, Any]) -> str:
     return ", ".join(parts) or "vanilla"
 
 
-def _score(folder: Path, data: str, all_data: list[str]) -> float | None:
-    """The overall score of a data set; None when no file tells it."""
+def _read_score(folder: Path, data: str, all_data: list[str]) -> float | None:
+    """Return the overall score of a data set; None when no file has it."""
     start = f"{folder.name}_{data}"
     # Of two names of which one begins with the other, a file is the longer one's.
     longer = tuple(f"{folder.name}_{other}" for other in all_data if other != data and other.startswith(data))
     newest_first = sorted((path for path in folder.glob("T*_G*") if path.is_dir()), reverse=True)
     for place in (folder, *newest_first):
         for path in sorted(place.glob(f"{start}*")):
-            is_score = _SCORES.fullmatch(path.name.removeprefix(start))
+            is_score = _SCORE_FILE.fullmatch(path.name.removeprefix(start))
             if is_score and not (longer and path.name.startswith(longer)):
-                found = overall(_metrics(path))
+                found = overall_score(_read_metrics(path))
                 if found is not None:
                     return found
     return None
 
 
-def _metrics(path: Path) -> dict[str, float]:
-    """The numbers of a score file, by where they stand, as `split=dev|Overall`. Raises ValueError for another file."""
+def _read_metrics(path: Path) -> dict[str, float]:
+    """Return the numbers of a score file, by where they stand, as `split=dev|Overall`.
+
+    Raises:
+        ValueError: the file cannot be read, in one line.
+    """
     try:
         if path.suffix == ".json":
             return dict(_numbers(json.loads(path.read_text()), ()))
@@ -164,7 +206,8 @@ def _metrics(path: Path) -> dict[str, float]:
     return found
 
 
-def _numbers(value: Any, path: tuple[str, ...]):
+def _numbers(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, float]]:
+    """Yield (place, number) of everything in nested JSON objects that is a number."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _numbers(inner, (*path, str(key)))
@@ -185,22 +228,22 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def overall(metrics: dict[str, float]) -> float | None:
-    """The overall score among the numbers of a score file: shares in percent; None when that is not clear.
+def overall_score(metrics: dict[str, float]) -> float | None:
+    """Return the overall score among the numbers of a score file, shares in percent; None when it is not clear.
 
-    MME has none: it is perception and reasoning together, in percent of their 2,800. Else the number whose place says
-    "overall" most often, then a share before a count.
+    MME has no overall score: perception and reasoning are added, in percent of their 2,800. In other files it is the
+    number whose place says "overall" most often, a share before a count.
 
     Args:
-        metrics: by place, parts of it divided by `|`, such as `Task&Skill=Overall|acc` or `overall|overall`.
+        metrics: by place, its parts divided by `|`, such as `Task&Skill=Overall|acc` or `overall|overall`.
     """
     if {"perception", "reasoning"} <= metrics.keys():
         return (metrics["perception"] + metrics["reasoning"]) / 28  # percent of 2,000 and 800
 
     def order(place: str) -> tuple[int, int]:
         parts = [part.rpartition("=")[2] for part in place.lower().split("|")]
-        told = _PREFERRED.index(parts[-1]) if parts[-1] in _PREFERRED else len(_PREFERRED)
-        return -parts.count("overall"), told
+        preference = _PREFERRED.index(parts[-1]) if parts[-1] in _PREFERRED else len(_PREFERRED)
+        return -parts.count("overall"), preference
 
     best = min(map(order, metrics), default=(0, 0))
     places = [place for place in metrics if order(place) == best]

@@ -1,8 +1,8 @@
-"""Qwen2.5-VL in four sizes with random weights, and prompts for it made by hand: what the speed of anything hangs on.
+"""Qwen2.5-VL in four sizes with random weights, and hand-made prompts for it: all that speed depends on::
 
-    model = build("mid", "cpu")
-    inputs = prompt(model.config, visual_tokens=1024, device="cpu")      # for model.prefill and model.generate
-    clip = prompt(model.config, visual_tokens=1024, device="cpu", frames=4)
+    model = build_model("mid", "cpu")
+    inputs = build_prompt(model.config, visual_tokens=1024, device="cpu")  # for model.prefill and model.generate
+    video = build_prompt(model.config, visual_tokens=1024, device="cpu", frames=4)
 
 The configurations of `3b` and `7b` are those published with Qwen2.5-VL-3B-Instruct and Qwen2.5-VL-7B-Instruct. `mid` is
 the 7B with every depth, width and number of heads divided by 4, heads of the same width, and a vocabulary of 32,768:
@@ -13,6 +13,7 @@ import math
 
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_5_vl.key_diversity import keep_count
 
 GEOMETRIES = ("tiny", "mid", "3b", "7b")
 TEXT_TOKENS = 64  # of a prompt: a short question with its instruction
@@ -34,7 +35,11 @@ _VISION = {
 
 
 def build_config(geometry: str) -> Qwen2_5_VLConfig:
-    """The configuration of a geometry; its last five token ids are the special ones where they are not published."""
+    """Return the configuration of a geometry.
+
+    Args:
+        geometry: one of `GEOMETRIES`. Where special tokens are not published, they are the last five of the vocabulary.
+    """
     hidden, intermediate, layers, heads, key_heads, vocabulary, tied = _TEXT[geometry]
     width, vision_intermediate, depth, vision_heads, full = _VISION[geometry]
     pairs = hidden // heads // 2  # of a head's width, in the published shares 16 : 24 : 24 of time, height and width
@@ -75,10 +80,13 @@ def build_config(geometry: str) -> Qwen2_5_VLConfig:
     )
 
 
-def build(geometry: str, device: str, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
-    """A model with random weights, made on its device: float32 on the CPU, bfloat16 elsewhere; it never ends by itself.
+def build_model(geometry: str, device: str, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
+    """Return a model with random weights, which never ends a rollout by itself.
 
-    Attention is what `policy.answer.load` would choose.
+    Args:
+        geometry: one of `GEOMETRIES`.
+        device: where its weights are made; float32 on the CPU, bfloat16 elsewhere.
+        seed: of the weights.
     """
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     config = build_config(geometry)
@@ -90,37 +98,61 @@ def build(geometry: str, device: str, seed: int = 0) -> Qwen2_5_VLForConditional
     return model.eval()
 
 
-def grid_of(visual_tokens: int) -> tuple[int, int]:
-    """Rows and columns of merged tokens of the picture nearest to a square, at most twice as wide as high.
+def token_grid(visual_tokens: int) -> tuple[int, int]:
+    """Return rows and columns of merged tokens of the image nearest to a square, at most twice as wide as high.
 
-    Raises ValueError when there is none, as for prime numbers.
+    Raises:
+        ValueError: there is no such image, as for prime numbers.
     """
     for rows in range(math.isqrt(max(visual_tokens, 0)), 0, -1):
         if visual_tokens % rows == 0 and visual_tokens <= 2 * rows**2:
             return rows, visual_tokens // rows
-    raise ValueError(f"no picture of {visual_tokens} visual tokens has sides of at most 2 : 1, take another number")
+    raise ValueError(f"no image of {visual_tokens} visual tokens has sides of at most 2 : 1: use another number")
 
 
-def prompt(
+def patch_grid(vision_config, visual_tokens: int) -> tuple[int, int, int]:
+    """Return (t, h, w) in patches of the image of `token_grid`."""
+    rows, columns = token_grid(visual_tokens)
+    return 1, rows * vision_config.spatial_merge_size, columns * vision_config.spatial_merge_size
+
+
+def kept_length(visual_tokens: int, rho: float) -> int:
+    """Return how many tokens of a `build_prompt` the language model reads: text, two marks, and the kept visual tokens.
+
+    Args:
+        visual_tokens: of the image before pruning.
+        rho: fraction pruned.
+    """
+    return TEXT_TOKENS + 2 + keep_count(visual_tokens, rho)
+
+
+def build_prompt(
     config: Qwen2_5_VLConfig, visual_tokens: int, device: str, seed: int = 0, frames: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """A picture of `visual_tokens` merged tokens and a question of `TEXT_TOKENS` tokens, as a processor gives them.
+    """Return inputs as a processor makes them: an image or video, and a question of `TEXT_TOKENS` tokens.
 
-    frames: a video instead, of so many steps in time, which share the tokens evenly. Raises ValueError as `grid_of`.
+    Args:
+        config: of the model.
+        visual_tokens: merged tokens of the image, or of all of the video's frames.
+        device: of the inputs.
+        seed: of pixels and text.
+        frames: None: an image. Otherwise a video of so many steps in time, which share the tokens evenly.
+
+    Raises:
+        ValueError: the tokens cannot be shared evenly, or as `token_grid`.
     """
     if visual_tokens % (frames or 1):
         raise ValueError(f"{visual_tokens} visual tokens are not {frames} equal frames")
-    rows, columns = grid_of(visual_tokens // (frames or 1))
     vision = config.vision_config
-    merge = vision.spatial_merge_size
+    _, height, width = patch_grid(vision, visual_tokens // (frames or 1))
     generator = torch.Generator().manual_seed(seed)
     text = torch.randint(config.vision_start_token_id, (TEXT_TOKENS,), generator=generator).tolist()
     placeholder = config.image_token_id if frames is None else config.video_token_id
     visual = [config.vision_start_token_id, *[placeholder] * visual_tokens, config.vision_end_token_id]
     ids = torch.tensor([[*text[: TEXT_TOKENS // 4], *visual, *text[TEXT_TOKENS // 4 :]]])
     values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    pixels = torch.randn(visual_tokens * merge**2, values, generator=generator).to(device)
-    grids = torch.tensor([[frames or 1, rows * merge, columns * merge]])
+    pixels = torch.randn(visual_tokens * vision.spatial_merge_size**2, values, generator=generator).to(device)
+    grids = torch.tensor([[frames or 1, height, width]])
     inputs = {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
     if frames is None:
         return inputs | {"pixel_values": pixels, "image_grid_thw": grids}
