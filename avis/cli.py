@@ -27,7 +27,10 @@ def run_command(command: Callable[[], int | None], interrupted: str = "the same 
     """
     try:
         return command() or 0
-    except (ValueError, OSError, MemoryError, BrokenProcessPool) as error:
+    except BrokenProcessPool:
+        print("error: a worker process died, perhaps for lack of memory: the same command resumes", file=sys.stderr)
+        return 2
+    except (ValueError, OSError, MemoryError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         print(f"error: {printable(lines[0])}", file=sys.stderr)
         return 2

@@ -11,18 +11,22 @@ Needs no torch.
 import fcntl
 import json
 import os
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from avis.files import sync_folder
+
 Record = dict[str, Any]
+_BLOCK = 2**20  # bytes read at a time
 
 
 class Journal:
     """An append-only file of records under a lock.
 
-    A last line that a kill has torn is cut off on opening. The file of another program is left as it is.
+    A last line that a kill has torn is cut off on opening. The file of another program is left as it is. Only the
+    records' keys are in memory.
 
     Attributes:
         path: of the file.
@@ -39,6 +43,7 @@ class Journal:
         line_start: str = "{",
         remedy: str = "choose another file",
         is_shared: bool = False,
+        on_found: Callable[[Record], None] | None = None,
     ):
         """Open or create the file and its folder, and read what an earlier run has left.
 
@@ -46,29 +51,30 @@ class Journal:
             path: of the file.
             header: what the records depend on, JSON-ready: written as the first line. None for files without a header.
             key: of a record, unique in the file.
-            line_start: how every line of such a file begins (the header's aside), which tells it from other files.
+            line_start: how every record's line begins, which tells the file from other programs' files.
             remedy: what to do about a file that cannot be resumed, for error messages.
             is_shared: any number of processes may append, each record once; else one process has the file at a time.
+            on_found: called with each record that is found in the file, in order, and not with those appended here.
+                A ValueError of it refuses the file, which is then left as it is.
 
         Raises:
             ValueError: the file belongs to another program or another run, is damaged, or another process has it.
             OSError: it cannot be written.
         """
         self.path, self.header, self.done = path, header, set[Hashable]()
-        self._key, self._line_start, self._remedy, self._is_shared = key, line_start.encode(), remedy, is_shared
+        self._header_line = b"" if header is None else _encode(header)
+        self._key, self._line_start, self._remedy = key, line_start.encode(), remedy
+        self._is_shared, self._on_found = is_shared, on_found
         self._end, self._lines = 0, 0  # of what has been read and is whole
-        if path.exists() and not path.is_file():
-            raise ValueError(f"{path} is not a regular file")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        self._fd = self._open_locked()
         try:
-            if not is_shared:
-                self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with self._locked():
-                if header is not None and not self._lines:
-                    self._write(header)
+            self._catch_up()
+            if header is not None and not self._lines:
+                self._write(self._header_line)
+            if is_shared:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
         except BaseException:
-            os.close(self._fd)
+            self.close()
             raise
 
     def __enter__(self) -> "Journal":
@@ -78,70 +84,107 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Close the file, which ends the lock."""
-        os.close(self._fd)
+        """Close the file, which ends the lock. Closing it again does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd != -1:
+            os.close(fd)
 
     def records(self) -> Iterator[Record]:
-        """Yield the records in the file, in order, without its header."""
-        for number, (_, line) in enumerate(self._spans(0, self._end)):
+        """Yield the records in the file, in order, without its header. Records may be appended meanwhile."""
+        for number, (_, line) in enumerate(self._read_lines(0, self._end)):
             if number or self.header is None:
                 yield json.loads(line)
 
     def append(self, record: Record) -> bool:
         """Write one record, whole and synced, or nothing of it.
 
+        Args:
+            record: JSON-ready.
+
         Returns:
-            False when another process has written a record of the same key meanwhile.
+            False when the file has a record of the same key: another process has written it meanwhile.
 
         Raises:
             OSError: it cannot be written, or the file was renamed or removed meanwhile.
         """
+        line = _encode(record)
+        if not line.startswith(self._line_start):
+            raise ValueError(f"a record of {self.path} must begin with {self._line_start.decode()}")
+        key = self._key(json.loads(line))
         with self._locked():
-            if self._is_shared and self._key(record) in self.done:
+            if key in self.done:
                 return False
-            if not self._is_there():
+            if not _is_at(self.path, self._fd):
                 raise OSError(f"{self.path} was moved or completed by another run: the same command resumes")
-            self._write(record)
+            self._write(line)
+            self.done.add(key)
             return True
 
     def remove(self, is_unwanted: Callable[[Record], bool]) -> None:
-        """Replace the file, in one step, by one without the records for which `is_unwanted` holds."""
-        kept = []
+        """Replace the file, in one step, by one without the records for which `is_unwanted` holds.
+
+        Raises:
+            OSError: the new file cannot be written; the old one is still there.
+        """
         with self._locked():
-            for number, (_, line) in enumerate(self._spans(0, self._end)):
-                is_header = self.header is not None and not number
-                if is_header or not is_unwanted(json.loads(line)):
-                    kept.append(line)
-            if sum(map(len, kept)) < self._end:
-                self.replace(b"".join(kept))
+            unwanted: dict[int, Hashable] = {}  # by place
+            for number, (place, line) in enumerate(self._read_lines(0, self._end)):
+                if number or self.header is None:
+                    record = json.loads(line)
+                    if is_unwanted(record):
+                        unwanted[place] = self._key(record)
+            if unwanted:
+                lines = self._read_lines(0, self._end)
+                self._replace_by(line for place, line in lines if place not in unwanted)
+                self._end = os.fstat(self._fd).st_size
+                self._lines -= len(unwanted)
+                self.done.difference_update(unwanted.values())
 
     def replace(self, data: bytes) -> None:
-        """Replace the whole content, in one step; a reader sees the old file or the new one."""
-        part = self.path.with_name(f".{self.path.name}.part")
-        fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            _write_all(fd, data)
-            os.replace(part, self.path)
-        except BaseException:
-            os.close(fd)
-            part.unlink(missing_ok=True)
-            raise
-        os.close(self._fd)
-        self._fd, self._end, self._lines, self.done = fd, 0, 0, set()
-        self._catch_up()
+        """Replace the whole content, in one step; a reader sees the old file or the new one.
 
-    def _lock(self, flags: int) -> None:
+        Raises:
+            OSError: the new file cannot be written; the old one is still there.
+        """
+        with self._locked():
+            self._replace_by([data])
+            self._end, self._lines, self.done = 0, 0, set()
+            self._catch_up()
+
+    def _open_locked(self) -> int:
+        """Open or create the file and lock it. A file that was replaced between the two steps is opened again."""
+        while True:
+            try:
+                if self.path.exists() and not self.path.is_file():
+                    raise ValueError(f"{self.path} is not a regular file")
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            except OSError as error:
+                raise OSError(f"cannot write {self.path}: {error.strerror}") from None
+            try:
+                self._lock(fd)
+                if _is_at(self.path, fd):
+                    if not os.fstat(fd).st_size:
+                        sync_folder(self.path.parent)
+                    return fd
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+
+    def _lock(self, fd: int) -> None:
         try:
-            fcntl.flock(self._fd, flags)
-        except OSError:
+            fcntl.flock(fd, fcntl.LOCK_EX if self._is_shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             raise ValueError(f"another run is writing to {self.path}") from None
+        except OSError as error:  # some network file systems
+            raise OSError(f"cannot lock {self.path}: {error.strerror}") from None
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the lock, having read all that is in the file."""
         if self._is_shared:
-            self._lock(fcntl.LOCK_EX)
+            self._lock(self._fd)
         try:
             self._catch_up()
             yield
@@ -149,68 +192,110 @@ class Journal:
             if self._is_shared:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
 
-    def _is_there(self) -> bool:
-        try:
-            return os.path.samestat(self.path.stat(), os.fstat(self._fd))
-        except FileNotFoundError:
-            return False
+    def _read_lines(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (place, line) of the lines between two places.
 
-    def _spans(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (place, line) of the lines between two places."""
-        with open(os.dup(self._fd), "rb") as file:
-            file.seek(start)
-            while start < end:
-                line = file.readline()
-                yield start, line
-                start += len(line)
+        It reads through a descriptor and at places of its own: the file may be appended to or replaced meanwhile.
+        """
+        fd = os.dup(self._fd)
+        try:
+            place, rest = start, b""
+            while place < end and (block := os.pread(fd, min(_BLOCK, end - place), place)):
+                place += len(block)
+                *lines, rest = (rest + block).split(b"\n")
+                for line in lines:
+                    yield start, line + b"\n"
+                    start += len(line) + 1
+            if rest:
+                yield start, rest
+        finally:
+            os.close(fd)
 
     def _catch_up(self) -> None:
         """Read the lines since the last look, and cut off a torn one: under the lock nobody else is writing."""
         size = os.fstat(self._fd).st_size
-        for start, line in self._spans(self._end, size):
-            self._check_start(line)
+        if size < self._end:
+            raise OSError(f"{self.path} was cut by another program: the same command resumes")
+        if size == self._end:
+            return
+        for start, line in self._read_lines(self._end, size):
+            is_header = self.header is not None and not self._lines
+            self._check_start(line, is_header)
             if not line.endswith(b"\n"):
                 os.ftruncate(self._fd, start)
                 return
-            self._read(line)
+            self._take(line, is_header)
             self._end = start + len(line)
 
-    def _check_start(self, line: bytes) -> None:
-        wanted = b'{"' if self.header is not None and not self._lines else self._line_start
-        length = min(len(line), len(wanted))
-        if line[:length] != wanted[:length]:
+    def _check_start(self, line: bytes, is_header: bool) -> None:
+        """Refuse a line that is not a journal's. The start of a torn line is enough, for a header only our own's."""
+        if is_header:
+            is_ours = line.startswith(b"{") if line.endswith(b"\n") else self._header_line.startswith(line)
+        else:
+            is_ours = line.startswith(self._line_start) or self._line_start.startswith(line)
+        if not is_ours:
             raise ValueError(f"{self.path} is another program's file (line {self._lines + 1}): {self._remedy}")
 
-    def _read(self, line: bytes) -> None:
+    def _take(self, line: bytes, is_header: bool) -> None:
+        """Take note of a whole line of the file. Raises ValueError when it is not one of this journal."""
+        place = f"{self.path} line {self._lines + 1}"
         try:
             value = json.loads(line)
-            if self._lines or self.header is None:
-                self.done.add(self._key(value))
-            else:
+            if is_header:
                 self._check_header(value)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError):
-            raise ValueError(f"{self.path} line {self._lines + 1} is damaged: {self._remedy}") from None
+            else:
+                key = self._key(value)
+                if key in self.done:
+                    raise ValueError(f"{place} repeats an earlier record: {self._remedy}")
+                if self._on_found is not None:
+                    self._on_found(value)
+                self.done.add(key)
+        except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError, UnicodeDecodeError):
+            raise ValueError(f"{place} is damaged: {self._remedy}") from None
         self._lines += 1
 
-    def _check_header(self, found: Record) -> None:
-        """Refuse a file whose header differs from ours, naming the first part that does."""
-        wanted = json.loads(json.dumps(self.header))
-        differing = first_difference(found, wanted)
+    def _check_header(self, found: Any) -> None:
+        """Refuse a file whose header differs from this run's, naming the first part that does."""
+        differing = first_difference(found, json.loads(self._header_line))
         if differing:
             raise ValueError(f"{self.path} was made with another {differing}: {self._remedy}")
 
-    def _write(self, record: Record) -> None:
-        line = json.dumps(record).encode() + b"\n"  # ASCII: a question may hold what UTF-8 has no form for
+    def _write(self, line: bytes) -> None:
+        """Append a whole line to a file that ends where it was read to."""
         try:
             _write_all(self._fd, line)
+            os.fsync(self._fd)
         except BaseException as error:
             os.ftruncate(self._fd, self._end)
             if isinstance(error, OSError):
-                reason = f"cannot write {self.path}: {error.strerror}; its {len(self.done)} records are complete"
-                raise OSError(f"{reason}, and the same command resumes") from None
+                state = f"its {len(self.done)} records are complete, and the same command resumes"
+                raise OSError(f"cannot write {self.path}: {error.strerror}; {state}") from None
             raise
-        self._read(line)
+        self._lines += 1
         self._end += len(line)
+
+    def _replace_by(self, parts: Iterable[bytes]) -> None:
+        """Write a locked file beside this one, rename it over this one, and go on with it."""
+        target = self.path.resolve()  # a link stays a link
+        beside = target.with_name(f".{target.name}.part")
+        fd = -1
+        try:
+            fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            for part in parts:
+                _write_all(fd, part)
+            os.fsync(fd)
+            os.replace(beside, target)
+        except BaseException as error:
+            if fd != -1:
+                os.close(fd)
+                beside.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise OSError(f"cannot replace {self.path}: {error.strerror}; it is as it was") from None
+            raise
+        os.close(self._fd)
+        self._fd = fd
+        sync_folder(target.parent)
 
 
 def first_difference(found: Any, wanted: Any, place: str = "") -> str | None:
@@ -218,15 +303,27 @@ def first_difference(found: Any, wanted: Any, place: str = "") -> str | None:
     if not (isinstance(found, dict) and isinstance(wanted, dict)):
         return None if found == wanted else place or "header"
     for name in [*wanted, *(name for name in found if name not in wanted)]:
+        inside = f"{place}.{name}".lstrip(".")
         if name not in found or name not in wanted:
-            return f"{place}.{name}".lstrip(".")
-        inner = first_difference(found[name], wanted[name], f"{place}.{name}".lstrip("."))
+            return inside
+        inner = first_difference(found[name], wanted[name], inside)
         if inner:
             return inner
     return None
 
 
+def _encode(record: Record) -> bytes:
+    return json.dumps(record).encode() + b"\n"  # ASCII: a question may hold what UTF-8 has no form for
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    """Return whether a path still names an open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
 def _write_all(fd: int, data: bytes) -> None:
     while data:
         data = data[os.write(fd, data) :]
-    os.fsync(fd)

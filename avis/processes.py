@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
@@ -25,32 +26,35 @@ def run_in_processes(
 ) -> Iterator[tuple[Task, Future]]:
     """Yield every task with its completed future, in order of completion.
 
-    Workers are fresh processes ("spawn"), so that no thread or device of this one is copied; Ctrl-C is for the program,
-    which ends them. A generator that is closed early ends them, too.
+    Workers are fresh processes ("spawn"), so that no thread or device of this one is copied; a program that calls this
+    needs `if __name__ == "__main__":`. Ctrl-C is for the program, which ends them. A generator that is closed early
+    ends them, too. When a worker dies, the futures that are left raise `BrokenProcessPool`.
 
     Args:
         function: importable by name; called in a worker with a task.
         tasks: picklable; one call each.
         processes: workers, at most one a task.
-        initializer: called once in each worker.
+        initializer: importable by name; called once in each worker.
         initargs: its arguments.
     """
     tasks = list(tasks)
     if not tasks:
         return
+    workers: set[Any] = set()
+    earlier = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
         min(processes, len(tasks)),
         multiprocessing.get_context("spawn"),
         _start_worker,
         (initializer, initargs),
     )
-    workers: list[Any] = []
     is_complete = False
     try:
-        jobs = {pool.submit(function, task): task for task in tasks}
-        workers = list(pool._processes.values())
+        with _blocked_ctrl_c():
+            jobs = {pool.submit(function, task): task for task in tasks}
+            workers = set(multiprocessing.active_children()) - earlier
         for job in as_completed(jobs):
-            yield jobs[job], job
+            yield jobs.pop(job), job  # what is yielded is not held here: a result may be large
         is_complete = True
     finally:
         if not is_complete:  # an error or Ctrl-C: what the workers are at is done again
@@ -59,9 +63,18 @@ def run_in_processes(
         pool.shutdown(wait=is_complete, cancel_futures=True)
 
 
+@contextmanager
+def _blocked_ctrl_c() -> Iterator[None]:
+    """Hold Ctrl-C back. Processes started meanwhile never get it, not even before their first line of Python."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(initializer: Callable[..., None] | None, initargs: tuple) -> None:
     end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if initializer is not None:
         initializer(*initargs)
 
