@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from avis.evaluation.score import Share, ratio_interval
+from avis.statistics import Interval as Share
+from avis.statistics import ratio_interval
 
 _SCORES = re.compile(r"(?:_.+)?_(?:acc|score|rating)\.(?:csv|json)")
 _PREFERRED = ("overall", "acc", "accuracy", "score")
