@@ -1,4 +1,4 @@
-"""The policy: a difficulty predictor and the rule that turns its solvability p into K rollouts.
+"""The policy: a predictor of a query's solvability p, and the rule that turns p into K rollouts.
 
 >>> from policy.policy_model import PolicyModel
 >>> policy = PolicyModel("policy_checkpoint.pt")  # doctest: +SKIP

@@ -1,26 +1,37 @@
-"""How good an estimate of solvability is: ranking (AUC), Brier score, calibration, with intervals by scene.
+"""How good an estimate of solvability is: ranking (AUC), Brier score and calibration, with intervals by scene::
 
-    sample = Sample(right, tasks, cluster_weights(scenes, seed=0))     # right: (n, R), of R rollouts of n questions
-    measures(p, sample)["auc_rollout"]                                 # {"value": .., "ci95": [low, high]}
+    judged = JudgedQuestions(right, tasks, bootstrap_weights(scenes, seed=0))     # right: (n, R), R rollouts each
+    all_metrics(p, judged)["auc_rollout"]                                        # {"value": .., "ci95": [low, high]}
 
-Every measure is computed for many weightings of the questions at once: the first weighs all alike, the others are
-bootstrap draws of whole scenes, since questions about one picture are not independent.
+Every metric is computed for many weightings of the questions at once: the first weighs all alike, the others are
+bootstrap resamples of whole scenes, since questions about one scene are not independent.
+
+The metrics are our own and not scikit-learn's for three reasons. `roc_auc_score` takes one weighting a call, and the
+reports need 1001 weightings for every predictor and group. Labels here are pass rates, and scikit-learn takes whole
+classes only: every question would have to stand twice, as a positive and as a negative. The AUC within tasks has no
+counterpart there. The tests compare AUC, Brier score and calibration bins with scikit-learn's where both apply.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-DRAWS = 1000
+from avis.statistics import cluster_indices, resample_counts
+
+RESAMPLES = 1000
 BINS = 10
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class JudgedQuestions:
     """Questions whose rollouts have been judged.
 
-    right: `(n, R)` bool. tasks: `(n,)`. weights: `(1 + DRAWS, n)`, how often each question counts.
+    Attributes:
+        right: `(n, R)` bool, whether each rollout is right.
+        tasks: `(n,)`, the task of each question.
+        weights: `(1 + RESAMPLES, n)`, how often each question counts in each weighting.
     """
 
     right: np.ndarray
@@ -28,38 +39,48 @@ class Sample:
     weights: np.ndarray
 
     @property
-    def rate(self) -> np.ndarray:
+    def pass_rates(self) -> np.ndarray:
         """The share of right rollouts, `(n,)`."""
         return self.right.mean(axis=1)
 
-    def part(self, chosen: np.ndarray) -> "Sample":
-        """The questions that `chosen` `(n,)` selects, with the same draws."""
-        return Sample(self.right[chosen], self.tasks[chosen], self.weights[:, chosen])
+    def select(self, chosen: np.ndarray) -> "JudgedQuestions":
+        """Return the questions that the mask `chosen` `(n,)` selects, with the same resamples."""
+        return JudgedQuestions(self.right[chosen], self.tasks[chosen], self.weights[:, chosen])
 
 
-def cluster_weights(scenes: Sequence[str], seed: int, draws: int = DRAWS) -> np.ndarray:
-    """`(1 + draws, n)`: a row of ones, then how often each question's scene was drawn, with replacement."""
-    names, cluster = np.unique(np.asarray(scenes), return_inverse=True)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
-    return np.concatenate([np.ones((1, len(cluster))), drawn[:, cluster]]).astype(float)
+def bootstrap_weights(scenes: Sequence[Any], seed: int, resamples: int = RESAMPLES) -> np.ndarray:
+    """Return how often each question counts: ones first, then how often each resample drew the question's scene.
+
+    Args:
+        scenes: `(n,)`, the scene of each question.
+        seed: of the resamples.
+        resamples: how many.
+
+    Returns:
+        `(1 + resamples, n)` float64.
+    """
+    count, indices = cluster_indices(scenes)
+    counts = resample_counts(count, resamples, seed)[:, indices]
+    return np.concatenate([np.ones((1, len(indices))), counts]).astype(float)
 
 
-def mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The weighted mean of values `(n,)` for every weighting `(B, n)`: `(B,)`, NaN where nothing counts."""
+def weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the weighted mean of values `(n,)` for every weighting `(B, n)`: `(B,)`, NaN where nothing counts."""
     total = weights.sum(axis=1)
     with np.errstate(invalid="ignore"):
         return np.where(total > 0, weights @ values / total, np.nan)
 
 
-def pairs(score: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of a positive and a negative, and how many of them the score ranks rightly, a tie counting half.
+def count_ranked_pairs(score: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Count pairs of a positive and a negative, and those that the score ranks rightly; a tie counts half.
 
     Args:
-        score: `(n,)`. positive, negative: `(B, n)`, how many of each stand at a score, for B weightings.
+        score: `(n,)`.
+        positive: `(B, n)`, how many positives have each score, for B weightings.
+        negative: `(B, n)`, the same of negatives.
 
     Returns:
-        `(B,)` ranked rightly, `(B,)` of all.
+        `(B,)` pairs ranked rightly, and `(B,)` all pairs.
     """
     order = np.argsort(score, kind="stable")
     starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
@@ -69,111 +90,143 @@ def pairs(score: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> tupl
     return (up * (below + down / 2)).sum(axis=1), up.sum(axis=1) * down.sum(axis=1)
 
 
-def auc(score: np.ndarray, sample: Sample, per_rollout: bool, within_task: bool = False) -> np.ndarray:
-    """Area under the ROC curve for every weighting, `(1 + DRAWS,)`; NaN where one of the two classes is empty.
+def roc_auc(score: np.ndarray, judged: JudgedQuestions, per_rollout: bool, within_task: bool = False) -> np.ndarray:
+    """Return the area under the ROC curve for every weighting.
 
     Args:
         score: `(n,)`.
-        per_rollout: a rollout's being right is what is ranked; else a question's having at least half of them right.
-        within_task: of pairs of the same task only.
+        judged: the questions.
+        per_rollout: whether the label is that of each rollout; else whether at least half of a question's are right.
+        within_task: whether only pairs of the same task count.
+
+    Returns:
+        `(1 + RESAMPLES,)`; NaN where one of the two classes is empty.
     """
-    positive = sample.rate if per_rollout else (sample.rate >= 0.5).astype(float)
-    groups = [sample.tasks == task for task in np.unique(sample.tasks)] if within_task else [slice(None)]
-    ranked, of = np.zeros(len(sample.weights)), np.zeros(len(sample.weights))
+    positive = judged.pass_rates if per_rollout else (judged.pass_rates >= 0.5).astype(float)
+    groups: list[Any] = [slice(None)]
+    if within_task:
+        groups = [judged.tasks == task for task in np.unique(judged.tasks)]
+    ranked, pairs = np.zeros(len(judged.weights)), np.zeros(len(judged.weights))
     for group in groups:
-        weights = sample.weights[:, group]
-        found = pairs(score[group], weights * positive[group], weights * (1 - positive[group]))
-        ranked, of = ranked + found[0], of + found[1]
+        weights = judged.weights[:, group]
+        more = count_ranked_pairs(score[group], weights * positive[group], weights * (1 - positive[group]))
+        ranked, pairs = ranked + more[0], pairs + more[1]
     with np.errstate(invalid="ignore"):
-        return np.where(of > 0, ranked / of, np.nan)
+        return np.where(pairs > 0, ranked / pairs, np.nan)
 
 
-def brier(p: np.ndarray, sample: Sample) -> np.ndarray:
-    """Mean squared error of p against single rollouts, for every weighting."""
-    errors = (p - sample.rate) ** 2 + sample.rate * (1 - sample.rate)
-    return mean(errors, sample.weights)
+def brier_score(p: np.ndarray, judged: JudgedQuestions) -> np.ndarray:
+    """Return the mean squared error of p against single rollouts, for every weighting."""
+    errors = (p - judged.pass_rates) ** 2 + judged.pass_rates * (1 - judged.pass_rates)
+    return weighted_mean(errors, judged.weights)
 
 
-def ece(p: np.ndarray, sample: Sample) -> np.ndarray:
-    """Expected calibration error over bins of equal width, for every weighting. Few questions bias it upwards."""
-    return sum(np.abs(mean((p - sample.rate) * chosen, sample.weights)) for chosen in _bins(p))
+def calibration_error(p: np.ndarray, judged: JudgedQuestions) -> np.ndarray:
+    """Return the expected calibration error over bins of equal width, for every weighting.
+
+    Few questions bias it upwards.
+    """
+    error = np.zeros(len(judged.weights))
+    for chosen in _bin_masks(p):
+        error = error + np.abs(weighted_mean((p - judged.pass_rates) * chosen, judged.weights))
+    return error
 
 
-def reliability(p: np.ndarray, sample: Sample) -> list[dict]:
-    """What a reliability diagram shows: per bin of p its questions, mean p, and the share of right rollouts."""
-    found = []
-    for number, chosen in enumerate(_bins(p)):
+def reliability_bins(p: np.ndarray, judged: JudgedQuestions) -> list[dict[str, Any]]:
+    """Return the bins of a reliability diagram: per bin of p its questions, mean p, and the share of right rollouts."""
+    found: list[dict[str, Any]] = []
+    for number, chosen in enumerate(_bin_masks(p)):
         if chosen.any():
-            part = sample.part(chosen)
+            part = judged.select(chosen)
             found.append(
                 {
                     "from": number / BINS,
                     "to": (number + 1) / BINS,
                     "n": int(chosen.sum()),
                     "p": float(p[chosen].mean()),
-                    "right": summary(mean(part.rate, part.weights)),
+                    "right": summarize(weighted_mean(part.pass_rates, part.weights)),
                 }
             )
     return found
 
 
-def summary(values: np.ndarray) -> dict | None:
-    """The value and its 95% interval from `(1 + draws,)`; None where it is undefined."""
+def summarize(values: np.ndarray) -> dict[str, Any] | None:
+    """Return the value and its 95% percentile interval; None where the value is undefined.
+
+    Args:
+        values: `(1 + resamples,)`, the value first.
+    """
     if not np.isfinite(values[0]):
         return None
-    drawn = values[1:][np.isfinite(values[1:])]
-    ends = np.quantile(drawn, [0.025, 0.975]).tolist() if len(drawn) else [float(values[0])] * 2
+    resampled = values[1:][np.isfinite(values[1:])]
+    ends = np.quantile(resampled, [0.025, 0.975]).tolist() if len(resampled) else [float(values[0])] * 2
     return {"value": float(values[0]), "ci95": ends}
 
 
-def measures(p: np.ndarray, sample: Sample) -> dict:
-    """All measures of p `(n,)`, each with its interval."""
+def all_metrics(p: np.ndarray, judged: JudgedQuestions) -> dict[str, Any]:
+    """Return all metrics of p `(n,)`, each with its interval."""
     return {
-        "auc_item": summary(auc(p, sample, per_rollout=False)),
-        "auc_rollout": summary(auc(p, sample, per_rollout=True)),
-        "auc_item_within_task": summary(auc(p, sample, per_rollout=False, within_task=True)),
-        "auc_rollout_within_task": summary(auc(p, sample, per_rollout=True, within_task=True)),
-        "brier": summary(brier(p, sample)),
-        "ece": summary(ece(p, sample)),
+        "auc_item": summarize(roc_auc(p, judged, per_rollout=False)),
+        "auc_rollout": summarize(roc_auc(p, judged, per_rollout=True)),
+        "auc_item_within_task": summarize(roc_auc(p, judged, per_rollout=False, within_task=True)),
+        "auc_rollout_within_task": summarize(roc_auc(p, judged, per_rollout=True, within_task=True)),
+        "brier": summarize(brier_score(p, judged)),
+        "ece": summarize(calibration_error(p, judged)),
     }
 
 
-def ceiling(sample: Sample, scenes: Sequence[str], per_rollout: bool, within_task: bool = False) -> np.ndarray:
-    """The AUC of a picture's mean success on disjoint rollouts: what the visual-only predictor is measured against.
+def scene_ceiling(
+    judged: JudgedQuestions, scenes: Sequence[Any], per_rollout: bool, within_task: bool = False
+) -> np.ndarray:
+    """Return the AUC of a scene's pass rate on disjoint rollouts, which the visual-only predictor is compared with.
 
-    Half of a question's rollouts are what is ranked; the score is the mean over the picture's questions, of the other
-    half of this one's and of all rollouts of the others. Both halves take their turn. So it knows something of the
-    question; with one question a picture it knows all of it, and is the ceiling of any predictor, not of visual ones.
+    Half of a question's rollouts are ranked; the score is the mean over the scene's questions, of the other half of
+    this question's rollouts and of all rollouts of the others. Both halves take their turn. So the score has some
+    knowledge of the question. With one question a scene it has all of it, and is the ceiling of any predictor.
+
+    Args:
+        judged: the questions.
+        scenes: `(n,)`, the scene of each.
+        per_rollout: as in `roc_auc`.
+        within_task: as in `roc_auc`.
 
     Returns:
-        As `auc`.
+        As `roc_auc`.
     """
-    scenes = np.asarray(scenes)
-    same = scenes[:, None] == scenes[None]
-    sums, counts = same @ sample.rate - sample.rate, same.sum(axis=1)
+    names = np.asarray(scenes)
+    same = names[:, None] == names[None]
+    sums, counts = same @ judged.pass_rates - judged.pass_rates, same.sum(axis=1)
     found = []
     for half in (0, 1):
-        judged = Sample(sample.right[:, half::2], sample.tasks, sample.weights)
-        score = (sums + sample.right[:, 1 - half :: 2].mean(axis=1)) / counts
-        found.append(auc(score, judged, per_rollout, within_task))
+        ranked = JudgedQuestions(judged.right[:, half::2], judged.tasks, judged.weights)
+        score = (sums + judged.right[:, 1 - half :: 2].mean(axis=1)) / counts
+        found.append(roc_auc(score, ranked, per_rollout, within_task))
     return np.mean(found, axis=0)
 
 
-def others(sample: Sample, scenes: Sequence[str], per_rollout: bool, within_task: bool = False) -> np.ndarray:
-    """The AUC of the mean success of the picture's other questions, each scene having at least two.
+def other_questions_auc(
+    judged: JudgedQuestions, scenes: Sequence[Any], per_rollout: bool, within_task: bool = False
+) -> np.ndarray:
+    """Return the AUC of the pass rate of the scene's other questions, where each scene has at least two.
 
-    What a picture tells whatever is asked of it, as far as so few questions show. Unlike `ceiling` it knows nothing of
-    the question itself; it is no bound, since a picture can also tell what is likely to be asked.
+    It estimates what a scene says of any question about it. Unlike `scene_ceiling` it knows nothing of the question
+    itself. It is no bound, since a scene can also say which questions are likely.
+
+    Args:
+        judged: the questions.
+        scenes: `(n,)`, the scene of each.
+        per_rollout: as in `roc_auc`.
+        within_task: as in `roc_auc`.
 
     Returns:
-        As `auc`.
+        As `roc_auc`.
     """
-    scenes = np.asarray(scenes)
-    same = scenes[:, None] == scenes[None]
-    score = (same @ sample.rate - sample.rate) / (same.sum(axis=1) - 1)
-    return auc(score, sample, per_rollout, within_task)
+    names = np.asarray(scenes)
+    same = names[:, None] == names[None]
+    score = (same @ judged.pass_rates - judged.pass_rates) / (same.sum(axis=1) - 1)
+    return roc_auc(score, judged, per_rollout, within_task)
 
 
-def _bins(p: np.ndarray) -> np.ndarray:
+def _bin_masks(p: np.ndarray) -> np.ndarray:
     number = np.minimum((p * BINS).astype(int), BINS - 1)
     return number[None] == np.arange(BINS)[:, None]

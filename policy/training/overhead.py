@@ -1,9 +1,9 @@
-"""What the predictor costs beside Qwen2.5-VL-7B, whose shape stands below: parameters, FLOPs, and time on this machine.
+"""The predictor's cost beside Qwen2.5-VL-7B: parameters, FLOPs, and time on this machine::
 
-    python -m policy.training.overhead --tokens 1024 --out evaluation/results/predictor-cost.json
+    python -m policy.training.overhead --tokens 1024 --out avis/evaluation/results/predictor-cost.json
 
 Vanilla is taken at its cheapest, with one new token. Its time is a lower bound too: that of one layer of the language
-model with random weights, times the layers, without the vision tower and the vocabulary.
+model with random weights, times the layers, without the vision encoder and the vocabulary.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,46 +22,33 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl import flops
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
+from avis.cli import ArgumentParser, run_command
+from avis.files import write_json
 from avis.provenance import versions
-from policy.policy_model import Network
-from policy.training import command_line, write_json
+from policy.networks import SolvabilityNetwork
+from policy.training.shapes import published_config
 
 TEXT_TOKENS = 64  # of the prompt
 REPEATS = 5
-# What Qwen/Qwen2.5-VL-7B-Instruct's config.json says of its size.
-TEXT_7B = {
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "vocab_size": 152064,
-    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-}
-VISION_7B = {
-    "depth": 32,
-    "hidden_size": 1280,
-    "intermediate_size": 3420,
-    "num_heads": 16,
-    "out_hidden_size": 3584,
-    "window_size": 112,
-    "fullatt_block_indexes": [7, 15, 23, 31],
-}
 
 
-def shares(config: Qwen2_5_VLConfig, tokens: int, reads_hidden: bool) -> dict[str, float]:
-    """The predictor's parameters and FLOPs, and these as parts of the model's. Nothing is computed.
+def measure_shares(config: Qwen2_5_VLConfig, tokens: int, reads_hidden: bool) -> dict[str, float]:
+    """Return the predictor's parameters and FLOPs, and their shares of the model's. Nothing is computed.
 
     Args:
-        tokens: visual ones, the square of a whole number.
-        reads_hidden: the question-aware form.
+        config: the model's.
+        tokens: visual tokens, the square of a whole number.
+        reads_hidden: whether the predictor is the question-aware one.
+
+    Raises:
+        ValueError: another number of tokens.
     """
     width, side = config.vision_config.out_hidden_size, math.isqrt(max(tokens, 0))
     if tokens < 1 or side * side != tokens:
         raise ValueError(f"--tokens is the square of a whole number, got {tokens}")
     with torch.device("meta"):
         model = Qwen2_5_VLForConditionalGeneration(config)
-        network = Network(width, config.get_text_config().hidden_size if reads_hidden else None)
+        network = SolvabilityNetwork(width, config.get_text_config().hidden_size if reads_hidden else None)
         with FlopCounterMode(display=False) as counter:
             network([torch.empty(tokens, width)], torch.empty(1, width) if reads_hidden else None)
     sizes = [sum(parameter.numel() for parameter in module.parameters()) for module in (network, model)]
@@ -75,8 +63,8 @@ def shares(config: Qwen2_5_VLConfig, tokens: int, reads_hidden: bool) -> dict[st
     }
 
 
-def _seconds(run: Callable[[], Any]) -> float:
-    """The median of `REPEATS` times, after one that is not counted."""
+def _median_seconds(run: Callable[[], Any]) -> float:
+    """Return the median of `REPEATS` times, after one that is not counted."""
     found = []
     for _ in range(REPEATS + 1):
         start = time.perf_counter()
@@ -86,10 +74,14 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 
 @torch.no_grad()
-def times(config: Qwen2_5_VLConfig, tokens: int) -> dict[str, float]:
-    """Seconds of either predictor and of a layer of the language model on the CPU, float32, and shares of the layers'.
+def measure_times(config: Qwen2_5_VLConfig, tokens: int) -> dict[str, float]:
+    """Return seconds of both predictors and of one layer of the language model, and shares of all layers' seconds.
 
-    tokens: visual ones.
+    Measured on the CPU in float32.
+
+    Args:
+        config: the model's.
+        tokens: visual tokens.
     """
     width = config.vision_config.out_hidden_size
     text = config.get_text_config()
@@ -99,44 +91,53 @@ def times(config: Qwen2_5_VLConfig, tokens: int) -> dict[str, float]:
     layer = Qwen2_5_VLTextModel._from_config(text).eval()
     prompt = torch.randn(1, tokens + TEXT_TOKENS, text.hidden_size)
     items, hidden = [torch.randn(tokens, width)], torch.randn(1, text.hidden_size)
-    visual, question = Network(width).eval(), Network(width, text.hidden_size).eval()
+    visual = SolvabilityNetwork(width).eval()
+    question = SolvabilityNetwork(width, text.hidden_size).eval()
     found = {
-        "layer_seconds": _seconds(lambda: layer(inputs_embeds=prompt, use_cache=False)),
-        "visual_seconds": _seconds(lambda: visual(items)),
-        "question_seconds": _seconds(lambda: question(items, hidden)),
+        "layer_seconds": _median_seconds(partial(layer, inputs_embeds=prompt, use_cache=False)),
+        "visual_seconds": _median_seconds(partial(visual, items)),
+        "question_seconds": _median_seconds(partial(question, items, hidden)),
     }
     for name in ("visual", "question"):
         found[f"{name}_share_of_time_at_most"] = found[f"{name}_seconds"] / (layers * found["layer_seconds"])
     return found
 
 
-def cost(args: argparse.Namespace) -> None:
-    """Raises ValueError or OSError, with one line, for bad input."""
-    config = Qwen2_5_VLConfig(text_config=TEXT_7B, vision_config=VISION_7B)
+def report_overhead(args: argparse.Namespace) -> None:
+    """Run the command.
+
+    Raises:
+        ValueError, OSError: bad input, in one line.
+    """
+    config = published_config("7b")
     torch.manual_seed(0)
-    found = {
+    shares = {
+        "visual": measure_shares(config, args.tokens, reads_hidden=False),
+        "question": measure_shares(config, args.tokens, reads_hidden=True),
+    }
+    times = measure_times(config, args.tokens)
+    result = {
         "command": f"python -m policy.training.overhead --tokens {args.tokens} --out {args.out}",
         "versions": versions(),
         "threads": torch.get_num_threads(),
         "tokens": args.tokens,
-        "visual": shares(config, args.tokens, reads_hidden=False),
-        "question": shares(config, args.tokens, reads_hidden=True),
-        "time": times(config, args.tokens),
+        **shares,
+        "time": times,
     }
-    write_json(args.out, found)
-    most = max(found[name]["share_of_parameters"] for name in ("visual", "question"))
-    slowest = max(found["time"][f"{name}_share_of_time_at_most"] for name in ("visual", "question"))
+    write_json(args.out, result)
+    most = max(share["share_of_parameters"] for share in shares.values())
+    slowest = max(times[f"{name}_share_of_time_at_most"] for name in shares)
     print(f"{args.out}: {most:.5%} of the parameters, at most {slowest:.5%} of the time", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; bad input is told in one line, and gives 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m policy.training.overhead", description="What the predictor costs beside Qwen2.5-VL-7B."
+    """Run the command line; return 2 for bad input, which is reported in one line."""
+    parser = ArgumentParser(
+        prog="python -m policy.training.overhead", description="Measure the predictor's cost beside Qwen2.5-VL-7B."
     )
-    parser.add_argument("--tokens", type=int, default=1024, help="visual ones, a square number; default 1024")
+    parser.add_argument("--tokens", type=int, default=1024, help="visual tokens, a square number; default 1024")
     parser.add_argument("--out", type=Path, required=True, help="the report, JSON")
-    return command_line(parser, cost, argv)
+    return run_command(partial(report_overhead, parser.parse_args(argv)))
 
 
 if __name__ == "__main__":
