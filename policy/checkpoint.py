@@ -56,7 +56,7 @@ class PolicyCheckpoint:
     rules: dict[str, BinningRule]
 
     def save(self, path: str | Path) -> None:
-        """Write the file under another name, then rename it. The same content gives the same bytes."""
+        """Write the file under another name, then rename it. The bytes do not depend on the name."""
         content = {"format": FORMAT, "version": VERSION}
         content |= {name: value for name, value in vars(self).items() if name not in ("networks", "rules")}
         content["metadata"] = json.loads(json.dumps(self.metadata))  # plain: torch's version is a class of its own

@@ -1,30 +1,47 @@
 """The difficulty predictor: its interface, its size, and files that are not what they should be."""
 
+import hashlib
 import json
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import Qwen2_5_VLConfig
 
-from policy.policy_model import CHANNELS, Checkpoint, Network, PolicyModel, Prediction, Rule
-from policy.training import calibrate, cost
+import demo
+from avis.provenance import quick_fingerprint, weights_sha256
+from policy.binning import BinningRule
+from policy.checkpoint import PolicyCheckpoint, recorded_hashes
+from policy.networks import CHANNELS, SolvabilityNetwork
+from policy.policy_model import PolicyModel, Prediction, read_checkpoint
+from policy.training import calibrate, overhead
+from policy.training.shapes import published_config
 
 WIDTH, HIDDEN = 12, 10
 FORMS = ("visual", "question")
 
 
-def checkpoint(default: str = "visual", **changes) -> Checkpoint:
-    """A policy with random weights, whose rules tell its two networks apart and the halves of p's range."""
+def checkpoint(default: str = "visual", **changes) -> PolicyCheckpoint:
+    """Return a policy with random weights, whose rules differ between its two networks and the halves of p's range."""
     torch.manual_seed(0)
-    networks = {"visual": Network(WIDTH), "question": Network(WIDTH, HIDDEN)}
-    rules = {"visual": Rule((0.5,), (7, 3)), "question": Rule((0.5,), (5, 1))}
-    held = Checkpoint(WIDTH, HIDDEN, default, 0.8, 0.75, "a" * 64, {"n": 3}, networks, rules)
-    return replace(held, **changes)
+    made = PolicyCheckpoint(
+        width=WIDTH,
+        hidden_width=HIDDEN,
+        default=default,
+        tau=0.8,
+        rho=0.75,
+        weights_sha256="b" * 64,
+        fingerprint="a" * 64,
+        metadata={"n": 3},
+        networks={"visual": SolvabilityNetwork(WIDTH), "question": SolvabilityNetwork(WIDTH, HIDDEN)},
+        rules={"visual": BinningRule((0.5,), (7, 3)), "question": BinningRule((0.5,), (5, 1))},
+    )
+    return replace(made, **changes)
 
 
 @pytest.fixture
@@ -52,11 +69,11 @@ def test_what_was_saved_is_what_is_read(path):
     writing."""
     policy = PolicyModel(path)
     assert (policy.tau, policy.rho, policy.width, policy.hidden_width) == (0.8, 0.75, WIDTH, None)
-    assert (policy.fingerprint, policy.metadata) == ("a" * 64, {"n": 3})
+    assert (policy.fingerprint, policy.weights_sha256, policy.metadata) == ("a" * 64, "b" * 64, {"n": 3})
     found = policy.predict([item(9)])
     with torch.no_grad():
         wanted = checkpoint().networks["visual"].eval()([item(9)]).sigmoid().item()
-    assert found == policy.predict([item(9)]) == Rule((0.5,), (7, 3)).predict(wanted)
+    assert found == policy.predict([item(9)]) == BinningRule((0.5,), (7, 3)).predict(wanted)
     assert isinstance(found, Prediction) and 0 < found.p < 1
     assert os.listdir(path.parent) == [path.name]
 
@@ -120,7 +137,7 @@ def test_embeddings_that_are_none(path, items):
 
 def test_edges_belong_to_the_bin_above():
     """Guards against: calibration and use that put a p on an edge into different bins."""
-    rule = Rule((0.25, 0.5), (1, 5, 3))
+    rule = BinningRule((0.25, 0.5), (1, 5, 3))
     found = [rule.predict(p) for p in (0.0, 0.2499, 0.25, 0.4999, 0.5, 1.0)]
     assert [(one.bin, one.num_rollouts) for one in found] == [(0, 1), (0, 1), (1, 5), (1, 5), (2, 3), (2, 3)]
 
@@ -132,7 +149,7 @@ def test_edges_belong_to_the_bin_above():
 def test_rules_that_are_none(edges, counts):
     """Guards against: a rule that fails only at the question that meets its bad bin."""
     with pytest.raises(ValueError, match="not a rule"):
-        Rule(edges, counts)
+        BinningRule(edges, counts)
 
 
 def test_another_model_is_told(path):
@@ -155,36 +172,37 @@ def test_another_model_is_told(path):
 @pytest.mark.parametrize("reads_hidden", [False, True])
 def test_the_predictor_is_small_at_7b_width(reads_hidden):
     """Guards against: a predictor that costs what it is there to save; a hundredth is the limit, this is far below."""
-    config = Qwen2_5_VLConfig(text_config=cost.TEXT_7B, vision_config=cost.VISION_7B)
-    found = cost.shares(config, 1024, reads_hidden)
+    found = overhead.measure_shares(published_config("7b"), 1024, reads_hidden)
     assert 3584 * CHANNELS < found["parameters"] and 2 * 1024 * 3584 * CHANNELS < found["flops"]
     assert found["share_of_parameters"] < 1e-4 and found["share_of_llm_flops"] < 1e-4
 
 
 def test_the_predictor_beside_the_bundled_model(bundled):
     """Guards against: the same on a model of a few million parameters, where the share is honestly larger."""
-    found = cost.shares(bundled[0].config, 324, reads_hidden=True)
+    found = overhead.measure_shares(bundled[0].config, 324, reads_hidden=True)
     assert 0 < found["share_of_parameters"] < 0.015 and 0 < found["share_of_total_flops"] < 0.01
 
 
 def test_the_predictor_takes_little_time(bundled, monkeypatch):
     """Guards against: a time that is measured against more layers than there are, or in other units."""
-    monkeypatch.setattr(cost, "REPEATS", 3)
+    monkeypatch.setattr(overhead, "REPEATS", 3)
     config, ticks = bundled[0].config, iter(range(1000))
-    monkeypatch.setattr(cost.time, "perf_counter", lambda: next(ticks))  # so each takes one second
-    found = cost.times(config, 16)
+    monkeypatch.setattr(overhead.time, "perf_counter", lambda: next(ticks))  # so each takes one second
+    found = overhead.measure_times(config, 16)
     assert found["visual_seconds"] == found["layer_seconds"] == 1
     assert found["question_share_of_time_at_most"] == 1 / config.get_text_config().num_hidden_layers
 
 
 def test_the_report_of_costs(tmp_path, monkeypatch, capsys):
-    """Guards against: a report without what its numbers hang on, and a traceback for a picture that is no square."""
-    monkeypatch.setattr(cost, "times", lambda config, tokens: {f"{x}_share_of_time_at_most": 0.0 for x in FORMS})
-    assert cost.main(["--tokens", "16", "--out", str(tmp_path / "cost.json")]) == 0
+    """Guards against: a report without what its numbers hang on, and a traceback for an image that is no square."""
+    monkeypatch.setattr(
+        overhead, "measure_times", lambda config, tokens: {f"{x}_share_of_time_at_most": 0.0 for x in FORMS}
+    )
+    assert overhead.main(["--tokens", "16", "--out", str(tmp_path / "cost.json")]) == 0
     told = json.loads((tmp_path / "cost.json").read_text())
     assert {"command", "versions", "threads"} <= told.keys() and told["visual"]["parameters"] > 0
     capsys.readouterr()
-    assert cost.main(["--tokens", "17", "--out", str(tmp_path / "cost.json")]) == 2
+    assert overhead.main(["--tokens", "17", "--out", str(tmp_path / "cost.json")]) == 2
     assert capsys.readouterr().err == "error: --tokens is the square of a whole number, got 17\n"
 
 
@@ -239,10 +257,11 @@ SPOILED = {
     "pickle": lambda path: path.write_bytes(pickle.dumps(Runs(path.parent / "mark"))),
     "torch, hostile": lambda path: torch.save({"format": "avis-policy", "x": Runs(path.parent / "mark")}, path),
     "torch, old form": lambda path: torch.save(Runs(path.parent / "mark"), path, _use_new_zipfile_serialization=False),
-    "whole module": lambda path: torch.save(Network(WIDTH), path),
+    "whole module": lambda path: torch.save(SolvabilityNetwork(WIDTH), path),
     "a tensor": lambda path: torch.save(torch.zeros(3), path),
     "another file of torch": lambda path: torch.save({"weights": torch.zeros(3)}, path),
-    "a later version": lambda path: changed(path, lambda c: c.update(version=2)),
+    "a later version": lambda path: changed(path, lambda c: c.update(version=3)),
+    "an earlier version": lambda path: changed(path, lambda c: c.update(version=1)),
     "a tensor for a version": lambda path: changed(path, lambda c: c.update(version=torch.ones(2))),
     "huge width": lambda path: changed(path, lambda c: c.update(width=2**40)),
     "another width": lambda path: changed(path, lambda c: c.update(width=WIDTH + 1)),
@@ -256,6 +275,7 @@ SPOILED = {
     "K of another kind": lambda path: changed(path, lambda c: c["networks"]["visual"].update(rule=torch.zeros(2))),
     "tau out of range": lambda path: changed(path, lambda c: c.update(tau=4.0)),
     "rho of another kind": lambda path: changed(path, lambda c: c.update(rho="0.75")),
+    "a fingerprint of another kind": lambda path: changed(path, lambda c: c.update(fingerprint=None)),
     "an unknown default": lambda path: changed(path, lambda c: c.update(default=["visual"])),
     "tensors in metadata": lambda path: changed(path, lambda c: c.update(metadata={"x": torch.zeros(2)})),
 }
@@ -294,4 +314,48 @@ def test_the_file_holds_tensors_and_plain_values(path):
     content = torch.load(path, weights_only=True)
     tensors = [value for network in content["networks"].values() for value in network.pop("weights").values()]
     assert all(isinstance(value, torch.Tensor) for value in tensors)
-    assert json.loads(json.dumps(content))["version"] == 1
+    assert json.loads(json.dumps(content))["version"] == 2
+
+
+def test_an_older_file_says_how_to_fit_it_again(path):
+    """Guards against: a policy of version 0.1 that fails without saying what to do."""
+    changed(path, lambda content: content.update(version=1) or content.pop("weights_sha256"))
+    with pytest.raises(ValueError, match="older format version 1") as error:
+        PolicyModel(path)
+    for step in ("collect", "fit", "calibrate"):
+        assert f"python -m policy.training.{step}" in str(error.value)
+
+
+def test_the_same_content_gives_the_same_bytes(path, tmp_path):
+    """Guards against: a hash of a policy file that depends on the file's name, which torch writes into its archives."""
+    loaded = read_checkpoint(path)
+    for name in ("one.pt", "another.pt"):
+        loaded.save(tmp_path / name)
+    assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "another.pt").read_bytes()
+
+
+def test_results_may_name_a_converted_file_by_its_old_hash(path, tmp_path):
+    """Guards against: committed results that name the policy file as it was before its format changed."""
+    own = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert recorded_hashes(path) == {own}
+    checkpoint(metadata={"converted_from_sha256": "c" * 64}).save(path)
+    assert recorded_hashes(path) == {hashlib.sha256(path.read_bytes()).hexdigest(), "c" * 64}
+    (tmp_path / "text.pt").write_text("policy")
+    assert len(recorded_hashes(tmp_path / "text.pt")) == 1
+
+
+def test_the_bundled_policy_is_the_bundled_models():
+    """Guards against: a policy whose two hashes are of other weights, one of which nobody looks at."""
+    policy, model = PolicyModel(demo.POLICY), str(demo.BUNDLED)
+    assert policy.weights_sha256 == policy.metadata["weights_sha256"] == weights_sha256(model)
+    assert policy.check(policy.width, quick_fingerprint(model)) is None
+
+
+def test_the_policy_needs_nothing_but_torch():
+    """Guards against: a policy that others cannot use without the rest of this project."""
+    code = (
+        "import sys; import policy.policy_model; "
+        "print([name for name in sys.modules if name.split('.')[0] in ('avis', 'transformers')])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=demo.ROOT)
+    assert run.stdout == "[]\n"
