@@ -1,0 +1,1 @@
+"""Measure models, score recorded rollouts, and make the tables and figures of the committed results."""

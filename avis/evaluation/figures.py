@@ -1,9 +1,9 @@
-"""The figures of README and paper, redrawn from committed results.
+"""The figures of README and docs, redrawn from committed results.
 
     python -m avis.evaluation.figures                       # all, into assets/
     python -m avis.evaluation.figures teaser --out /tmp     # some
 
-A figure whose results are not there is left out with one line. Marks differ in shape and colours in lightness, so that
+A figure whose results are missing is left out with one line. Marks differ in shape and colours in lightness, so that
 they can be told apart in grey and by the colour-blind (colours: Okabe and Ito 2008; maps: cividis).
 """
 
@@ -11,7 +11,6 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -19,20 +18,22 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.patches import FancyBboxPatch
 
-from avis.evaluation.score import Row
-from avis.evaluation.tables import ROOT, SHIPPED, Store
+from avis.cli import ArgumentParser, run_command
+from avis.evaluation.diagrams import MissingData, draw_architecture, draw_kdv_qualitative, write_caption
+from avis.evaluation.recipe import Row
+from avis.evaluation.score import Outcome, Results
+from avis.evaluation.tables.store import RESULTS, ROOT, Store
 from policy.policy_model import CHOICES
 
-POLICY = ROOT / "policy_checkpoint.pt"
-# Mark, colour and legend of a family of rows.
-VANILLA, ROLLOUTS, KEYS = ("*", "#000000", "vanilla"), ("s", "#56B4E9", "rollouts only"), ("o", "#0072B2", "KDV")
-RANDOM, SMALLER, AVIS = (
-    ("v", "#E69F00", "random pruning"),
-    ("^", "#CC79A7", "smaller picture"),
-    ("D", "#D55E00", "AVIS"),
-)
+Style = tuple[str, str, str]  # mark, colour and legend of a family of rows
+VANILLA: Style = ("*", "#000000", "vanilla")
+ROLLOUTS: Style = ("s", "#56B4E9", "rollouts only")
+KEYS: Style = ("o", "#0072B2", "KDV")
+RANDOM: Style = ("v", "#E69F00", "random pruning")
+SMALLER: Style = ("^", "#CC79A7", "smaller image")
+AVIS: Style = ("D", "#D55E00", "AVIS")
+NAMED = (VANILLA, ROLLOUTS, KEYS, AVIS)  # families whose marks have a label each
 K_SHADES = {1: "#e8e8e8", 3: "#9ecae1", 5: "#3182bd", 7: "#08306b"}  # ever darker
 STYLE = {
     "figure.dpi": 150,
@@ -45,38 +46,26 @@ STYLE = {
 }
 
 
-class Missing(Exception):
-    """A figure's data is not there; the message says what."""
-
-
-def _result(store: Store, name: str):
-    if name not in store.names():
-        raise Missing(f"{store.folder.name}/{name}.jsonl.gz is not there")
+def _result(store: Store, name: str) -> Results:
+    if name not in store.names:
+        raise MissingData(f"{store.folder.name}/{name}.jsonl.gz is missing")
     return store.result(name)
 
 
 def _report(store: Store, name: str) -> dict:
-    if not (store.folder / f"{name}.json").exists():
-        raise Missing(f"{store.folder.name}/{name}.json is not there")
+    if not store.has_report(name):
+        raise MissingData(f"{store.folder.name}/{name}.json is missing")
     return store.report(name)
 
 
-def _under(figure, text: str) -> None:
-    """A line under a figure that says what was measured."""
-    figure.text(0.01, -0.01, text, fontsize=6.5, color="#444444", ha="left", va="top")
-
-
-def _about(results) -> str:
+def _describe(results: Results) -> str:
     config = results.config
     sources, weights = ", ".join(config["sources"]), config["weights_sha256"][:8]
     seeds = " and ".join(map(str, config["seeds"]))
-    return f"{len(results.items)} items of {sources}, sampling seed {seeds}; model {config['model']} ({weights})"
+    return f"{len(results.records)} examples of {sources}, sampling seed {seeds}; model {config['model']} ({weights})"
 
 
-# ------------------------------------------------------------------------------------------------------------- figures
-
-
-def _family(row: Row) -> tuple[str, str, str]:
+def _style(row: Row) -> Style:
     if row.name == "AVIS":
         return AVIS
     if row.pruner != "kdv":
@@ -86,42 +75,51 @@ def _family(row: Row) -> tuple[str, str, str]:
     return KEYS
 
 
-def teaser(store: Store):
-    """Accuracy against LLM FLOPs, of every row with a fixed K and of AVIS."""
+def _draw_mark(axes: plt.Axes, outcome: Outcome, cost: float, label: str | None) -> float:
+    """Draw one row of the teaser. Returns its accuracy in percent."""
+    share, style = outcome.accuracy(), _style(outcome.row)
+    if share is None:
+        raise MissingData("the results have no examples")
+    axes.errorbar(
+        cost,
+        100 * share.value,
+        yerr=[[100 * (share.value - share.low)], [100 * (share.high - share.value)]],
+        fmt=style[0],
+        color=style[1],
+        markersize=11 if style[0] in "*D" else 6.5,
+        markeredgecolor="black",
+        markeredgewidth=0.6,
+        elinewidth=0.7,
+        ecolor="#aaaaaa",
+        zorder=4 if style == AVIS else 3 if style in NAMED else 2,
+        label=label,
+    )
+    return 100 * share.value
+
+
+def draw_teaser(store: Store) -> plt.Figure:
+    """Draw accuracy against LLM FLOPs, of every row with a fixed K and of AVIS."""
     results = _result(store, "test")
-    vanilla = results.outcome("vanilla")
+    vanilla = results.vanilla()
     figure, axes = plt.subplots(figsize=(6.8, 4.4))
-    labelled, named = set(), []
+    labelled: set[str] = set()
+    named = []
     for name, row in results.rows.items():
-        if name != "AVIS" and (type(row.rollouts) is not int or row.tau is not None or row.rho == "policy"):
+        is_fixed = isinstance(row.rollouts, int) and row.tau is None and row.rho != "policy"
+        if name != "AVIS" and not is_fixed:
             continue
-        one = results.outcome(name)
-        share, cost = one.accuracy(), one.relative(vanilla)["llm"].value
-        mark, colour, label = _family(row)
-        is_named = label in (VANILLA[2], ROLLOUTS[2], KEYS[2], AVIS[2])
-        axes.errorbar(
-            cost,
-            100 * share.value,
-            yerr=[[100 * (share.value - share.low)], [100 * (share.high - share.value)]],
-            fmt=mark,
-            color=colour,
-            markersize=11 if mark in "*D" else 6.5,
-            markeredgecolor="black",
-            markeredgewidth=0.6,
-            elinewidth=0.7,
-            ecolor="#aaaaaa",
-            zorder=4 if name == "AVIS" else 3 if is_named else 2,
-            label=None if label in labelled else label,
-        )
-        labelled.add(label)
-        if is_named:
+        outcome, legend = results.outcome_of(row), _style(row)[2]
+        cost = outcome.relative(vanilla)["llm"].value
+        percent = _draw_mark(axes, outcome, cost, None if legend in labelled else legend)
+        labelled.add(legend)
+        if _style(row) in NAMED:
             short = name.replace("KDV ", "").replace("VRS ", "").replace("rho=", "ρ=")
-            named.append((cost, 100 * share.value, "" if name == "AVIS" else short))  # the legend names the large mark
-    for cost, share, short in named:
-        others = [other for other in named if other[0] != cost]
-        nearest = min(others, key=lambda other: abs(np.log(other[0] / cost)), default=(0, 0, ""))
-        place = (7, -12) if nearest[1] > share else (7, 6)  # away from the mark beside it
-        axes.annotate(short, (cost, share), place, textcoords="offset points", fontsize=7.5, zorder=5)
+            named.append((cost, percent, "" if name == "AVIS" else short))  # the legend names the large mark
+    for cost, percent, short in named:
+        distance = {other: abs(np.log(other[0] / cost)) for other in named if other[0] != cost}
+        nearest = min(distance, key=distance.__getitem__, default=(0, 0, ""))
+        offset = (7, -12) if nearest[1] > percent else (7, 6)  # away from the mark beside it
+        axes.annotate(short, (cost, percent), offset, textcoords="offset points", fontsize=7.5, zorder=5)
     axes.set_xscale("log")
     ticks = (0.3, 0.4, 0.5, 0.7, 1.0, 1.4, 2.0)
     axes.set_xticks(ticks, map(str, ticks))
@@ -131,56 +129,48 @@ def teaser(store: Store):
     axes.grid(color="#e5e5e5", linewidth=0.6)
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.set_title("The garden: accuracy against compute", loc="left", fontsize=10)
-    _under(figure, _about(results))
+    write_caption(figure, _describe(results))
     return figure
 
 
-def vcs_vrs_tradeoff(store: Store):
-    """Accuracy over the fraction pruned and K."""
+def draw_vcs_vrs_tradeoff(store: Store) -> plt.Figure:
+    """Draw accuracy over the fraction pruned and K."""
     results = _result(store, "grid")
-    rows = sorted((row.rho or 0, row) for row in results.rows.values() if row.name != "vanilla")
-    most = min(row.rollouts for _, row in rows)
-    values = np.array(
-        [
-            [100 * results.outcome_of(Row("cell", rho=row.rho, rollouts=k)).right.mean() for _, row in rows]
-            for k in range(1, most + 1)
-        ]
-    )
+    by_rho = {row.rho or 0: row for row in results.rows.values() if row.name != "vanilla"}
+    rows = [by_rho[rho] for rho in sorted(by_rho)]
+    most = min(row.sampled for row in rows)
+    cells = [[Row("cell", rho=row.rho, rollouts=k) for row in rows] for k in range(1, most + 1)]
+    values = np.array([[100 * results.outcome_of(cell).right.mean() for cell in line] for line in cells])
     figure, axes = plt.subplots(figsize=(6.4, 4.4))
-    image = axes.imshow(values, origin="lower", aspect="auto", cmap="cividis")
+    heat_map = axes.imshow(values, origin="lower", aspect="auto", cmap="cividis")
     middle = (values.min() + values.max()) / 2
     for (k, column), value in np.ndenumerate(values):
-        axes.text(
-            column,
-            k,
-            f"{value:.0f}",
-            ha="center",
-            va="center",
-            fontsize=7.5,
-            color="white" if value < middle else "black",
-        )
-    axes.set_xticks(range(len(rows)), [f"{rho:g}" for rho, _ in rows])
+        colour = "white" if value < middle else "black"
+        axes.text(column, k, f"{value:.0f}", ha="center", va="center", fontsize=7.5, color=colour)
+    axes.set_xticks(range(len(rows)), [f"{rho:g}" for rho in sorted(by_rho)])
     axes.set_yticks(range(most), range(1, most + 1))
     axes.set_xlabel("ρ, fraction of visual tokens pruned (KDV)")
     axes.set_ylabel("K, rollouts")
     for side in axes.spines.values():
         side.set_visible(False)
     axes.tick_params(length=0)
-    figure.colorbar(image, ax=axes, label="right answers, %")
-    half = 100 * (results.outcome("vanilla").accuracy().high - results.outcome("vanilla").accuracy().low) / 2
+    figure.colorbar(heat_map, ax=axes, label="right answers, %")
+    share = results.vanilla().accuracy()
+    half = 0 if share is None else 100 * (share.high - share.low) / 2
     axes.set_title(f"The garden: seeing against thinking (each cell ± about {half:.0f})", loc="left", fontsize=10)
-    _under(figure, _about(results))
+    write_caption(figure, _describe(results))
     return figure
 
 
-def rollout_distribution(store: Store):
-    """Of each task the share of items that the policy gives each K."""
+def draw_rollout_distribution(store: Store) -> plt.Figure:
+    """Draw for each task the share of examples that the policy gives each K."""
     results = _result(store, "test")
     if not results.config["policy"]:
-        raise Missing("test.jsonl.gz was measured without a policy")
-    tasks = sorted({item["task"] for item in results.items})
-    chosen = {task: [i["policy"]["rollouts"] for i in results.items if i["task"] == task] for task in tasks}
-    tasks.sort(key=lambda task: np.mean(chosen[task]))
+        raise MissingData("test.jsonl.gz was measured without a policy")
+    chosen: dict[str, list[int]] = {}
+    for record in results.records:
+        chosen.setdefault(record["task"], []).append(record["policy"]["rollouts"])
+    tasks = sorted(sorted(chosen), key=lambda task: np.mean(chosen[task]))
     figure, axes = plt.subplots(figsize=(6.4, 0.27 * len(tasks) + 1.3))
     left = np.zeros(len(tasks))
     for k in CHOICES:
@@ -189,16 +179,16 @@ def rollout_distribution(store: Store):
         left += share
     for place, task in enumerate(tasks):
         axes.text(101, place, f"mean {np.mean(chosen[task]):.1f}", va="center", fontsize=7)
-    axes.set_xlabel("share of items, %")
+    axes.set_xlabel("share of examples, %")
     axes.set_xlim(0, 100)
     axes.tick_params(axis="y", length=0)
     axes.legend(ncols=4, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1.0))
-    _under(figure, _about(results))
+    write_caption(figure, _describe(results))
     return figure
 
 
-def reliability(store: Store):
-    """Predicted against measured solvability, and how many questions there are."""
+def draw_reliability(store: Store) -> plt.Figure:
+    """Draw predicted against measured solvability, and the number of questions at each prediction."""
     report = _report(store, "policy-fit")
     judged = report["default_chosen_on"]
     found = report["evaluation"][judged]["predictors"]
@@ -209,25 +199,24 @@ def reliability(store: Store):
         x, y = np.array([one["p"] for one in bins]), np.array([one["right"]["value"] for one in bins])
         low, high = np.array([one["right"]["ci95"] for one in bins]).T
         label = f"{name}{' (default)' if name == report['default'] else ''}"
-        axes.errorbar(
-            x + shift, y, yerr=[y - low, high - y], fmt=f"{mark}-", color=colour, markersize=5, linewidth=1, label=label
-        )
+        error, line = [y - low, high - y], {"fmt": f"{mark}-", "color": colour, "markersize": 5, "linewidth": 1}
+        axes.errorbar(x + shift, y, yerr=error, label=label, **line)
         centres = np.array([(one["from"] + one["to"]) / 2 for one in bins])
-        below.bar(
-            centres + 5 * shift, [one["n"] for one in bins], width=0.03, color=colour, edgecolor="black", linewidth=0.4
-        )
+        counts = [one["n"] for one in bins]
+        below.bar(centres + 5 * shift, counts, width=0.03, color=colour, edgecolor="black", linewidth=0.4)
     axes.set_ylabel("share of right rollouts")
     axes.set_ylim(0, 1)
     axes.legend(fontsize=8, loc="upper left")
     below.set_xlabel("predicted solvability p")
     below.set_ylabel("questions")
     below.set_xlim(0, 1)
-    _under(figure, f"{report['evaluation'][judged]['n']} questions ({judged}); weights {report['weights_sha256'][:8]}")
+    count, weights = report["evaluation"][judged]["n"], report["weights_sha256"][:8]
+    write_caption(figure, f"{count} questions ({judged}); weights {weights}")
     return figure
 
 
-def binning(store: Store):
-    """What more rollouts bring at each p, and the rule that was fitted."""
+def draw_binning(store: Store) -> plt.Figure:
+    """Draw what more rollouts bring at each p, and the rule that was fitted."""
     report = _report(store, "policy-calibrate")
     judged, network = report["chosen_on"], report["networks"][report["default"]]
     gains, rule = network["gains"][judged], network["solutions"]["inverted U"]
@@ -237,16 +226,8 @@ def binning(store: Store):
         shown = [(one["p"], one["gain"][str(k)]) for one in gains if one["gain"][str(k)]]
         x, y = np.array([p for p, _ in shown]), np.array([100 * gain["value"] for _, gain in shown])
         low, high = 100 * np.array([gain["ci95"] for _, gain in shown]).T
-        axes.errorbar(
-            x + 0.004 * (k - 5),
-            y,
-            yerr=[y - low, high - y],
-            fmt=f"{mark}-",
-            color=colour,
-            markersize=5,
-            linewidth=1,
-            label=f"K = {k}",
-        )
+        error, line = [y - low, high - y], {"fmt": f"{mark}-", "color": colour, "markersize": 5, "linewidth": 1}
+        axes.errorbar(x + 0.004 * (k - 5), y, yerr=error, label=f"K = {k}", **line)
     axes.set_ylabel("vote minus greedy, points")
     axes.legend(fontsize=8, ncols=3)
     edges = [min(one["from"] for one in gains), *rule["edges"], max(one["to"] for one in gains)]
@@ -254,134 +235,48 @@ def binning(store: Store):
     below.set_yticks(CHOICES)
     below.set_ylabel("K")
     below.set_xlabel("predicted solvability p")
-    _under(figure, f"{report['questions'][judged]} questions ({judged}); weights {report['weights_sha256'][:8]}")
+    write_caption(figure, f"{report['questions'][judged]} questions ({judged}); weights {report['weights_sha256'][:8]}")
     return figure
 
 
-def architecture(store: Store):
-    """The flow of a query through `policy.answer.answer`."""
-    figure, axes = plt.subplots(figsize=(10.4, 3.4))
-    axes.set_xlim(-0.5, 104)
-    axes.set_ylim(0, 34)
-    axes.axis("off")
-    sees, thinks, plain = "#d6e6f4", "#fbe3d2", "#f2f2f2"
-
-    def box(x: float, y: float, width: float, height: float, text: str, colour: str = plain) -> None:
-        style = "round,pad=0,rounding_size=0.8"
-        axes.add_patch(
-            FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=colour, edgecolor="black", linewidth=0.9)
-        )
-        axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=8, linespacing=1.35)
-
-    def arrow(*points: tuple[float, float], line: str = "-") -> None:
-        for start, end in zip(points[:-2], points[1:-1], strict=True):
-            axes.plot(*zip(start, end, strict=True), color="black", linewidth=0.9, linestyle=line)
-        head = {"arrowstyle": "-|>", "color": "black", "linewidth": 0.9, "linestyle": line, "shrinkA": 0, "shrinkB": 0}
-        axes.annotate("", points[-1], points[-2], arrowprops=head)
-
-    def note(x: float, y: float, text: str, side: str = "left") -> None:
-        axes.text(x, y, text, fontsize=7, ha=side, va="center", color="#333333", linespacing=1.2)
-
-    box(0, 18, 12, 8, "image\nor video")
-    box(0, 4, 12, 8, "question")
-    box(16, 18, 13, 8, "vision tower\n(once)", sees)
-    box(34, 24, 17, 7, "KDV: keys of the\nlast block → scores", sees)
-    box(34, 13, 17, 7, "keep by ρ,\nor by angle τ", sees)
-    box(58, 4, 15, 8, "prefill\n(once, pruned)")
-    box(58, 22, 15, 9, "policy:\nsolvability p → K", thinks)
-    box(77, 4, 9, 8, "K rollouts,\none cache", thinks)
-    box(90, 4, 9, 8, "vote until\ndecided", thinks)
-    arrow((12, 22), (16, 22))
-    arrow((29, 23.5), (31.5, 23.5), (31.5, 27.5), (34, 27.5))
-    arrow((42.5, 24), (42.5, 20))
-    arrow((29, 20.5), (31.5, 20.5), (31.5, 16.5), (34, 16.5))
-    arrow((51, 16.5), (63.5, 16.5), (63.5, 12))
-    arrow((12, 8), (58, 8))
-    arrow((22.5, 26), (22.5, 32.7), (65.5, 32.7), (65.5, 31))
-    arrow((69.5, 12), (69.5, 22), line="--")
-    arrow((73, 26.5), (81.5, 26.5), (81.5, 12))
-    arrow((73, 8), (77, 8))
-    arrow((86, 8), (90, 8))
-    arrow((99, 8), (102, 8))
-    note(44, 33.6, "unpruned visual embeddings", "center")
-    note(52, 18, "kept tokens")
-    note(52, 15, "and positions")
-    note(70.2, 17, "last hidden\nstate, question-\naware form")
-    note(82.2, 20, "K in {1, 3, 5, 7}")
-    note(102.4, 8, "answer")
-    note(0, 0.8, "blue: how much to see; orange: how long to think")
-    return figure
-
-
-def kdv_qualitative(store: Store):
-    """What adaptive pruning keeps of a sparse and of a cluttered picture, with the same threshold."""
-    from avis.config import AvisConfig
-    from avis.garden.render import render
-    from avis.garden.tasks import item_for
-    from avis.loading import load_model
-    from avis.pipeline import answer
-    from avis.session import VisionCache
-    from avis.visualize import draw_kept
-    from policy.policy_model import PolicyModel
-
-    if not POLICY.exists():
-        raise Missing(f"{POLICY.name}, which has the threshold, is not there")
-    model, processor = load_model(ROOT / SHIPPED, "cpu")
-    settings = AvisConfig(enable_kdv=True, kdv_threshold=PolicyModel(POLICY).tau, max_new_tokens=1)
-    # Of dev's pictures that are not dark those with the fewest and the most animals; nobody picked them.
-    items = [item for item in map(partial(item_for, "dev"), range(200)) if item.medium == "image" and item.answerable]
-    scenes = sorted((item.scenes[0] for item in items), key=lambda scene: len(scene.animals))
-
-    def first_bright(scenes) -> tuple:
-        pictures = ((scene, render(scene)) for scene in scenes)
-        return next(pair for pair in pictures if np.asarray(pair[1].convert("L")).mean() > 110)
-
-    shown = []
-    for name, (scene, picture) in (("sparse", first_bright(scenes)), ("cluttered", first_bright(reversed(scenes)))):
-        content = [{"type": "image", "image": picture}, {"type": "text", "text": "How many animals are there?"}]
-        memory = VisionCache()
-        answer(model, processor, [{"role": "user", "content": content}], settings, vision_cache=memory)
-        shown.append((f"{name}: {len(scene.animals)} animals", np.asarray(draw_kept(memory, processor))))
-    heights = [picture.shape[0] / picture.shape[1] for _, picture in shown]
-    figure, panels = plt.subplots(
-        2, 1, figsize=(6.4, 6.4 * sum(heights) + 0.7), gridspec_kw={"height_ratios": heights, "hspace": 0.12}
-    )
-    figure.subplots_adjust(left=0, right=1, bottom=0, top=0.96)
-    for axes, (title, picture) in zip(panels, shown, strict=True):
-        axes.imshow(picture)
-        axes.set_title(title, loc="left", fontsize=9)
-        axes.axis("off")
-    _under(
-        figure,
-        f"Split dev; τ = {settings.kdv_threshold:.3f} rad for both; left kept tokens, right scores (light = diverse)",
-    )
-    return figure
-
-
+# By the name of the file.
 FIGURES: dict[str, Callable[[Store], plt.Figure]] = {
-    one.__name__: one
-    for one in (
-        *(teaser, vcs_vrs_tradeoff, rollout_distribution, reliability, binning),
-        *(architecture, kdv_qualitative),
-    )
+    "teaser": draw_teaser,
+    "vcs_vrs_tradeoff": draw_vcs_vrs_tradeoff,
+    "rollout_distribution": draw_rollout_distribution,
+    "reliability": draw_reliability,
+    "binning": draw_binning,
+    "architecture": draw_architecture,
+    "kdv_qualitative": draw_kdv_qualitative,
 }
 
 
-def draw(names: list[str], store: Store, out: Path) -> list[str]:
-    """Draw figures as `out/NAME.png`; returns one line for each that cannot be drawn. Raises ValueError or OSError."""
+def draw_figures(names: list[str], store: Store, out: Path) -> list[str]:
+    """Draw figures as `out/NAME.png`.
+
+    Args:
+        names: of `FIGURES`.
+        store: of the results.
+        out: a folder, made when it is missing.
+
+    Returns:
+        One line for each figure whose data is missing.
+
+    Raises:
+        ValueError, OSError: the results do not have what a figure shows, or it cannot be written.
+    """
     out.mkdir(parents=True, exist_ok=True)
     left_out = []
     for name in names:
         with plt.rc_context(STYLE), tempfile.TemporaryDirectory(dir=out) as folder:
             try:
                 figure = FIGURES[name](store)
-            except Missing as lacking:
-                left_out.append(f"{name}: left out, {lacking}")
+            except MissingData as missing:
+                left_out.append(f"{name}: left out, {missing}")
                 continue
             except (KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{name}: the results have not what it shows ({type(error).__name__}: {error})"
-                ) from None
+                reason = f"{type(error).__name__}: {error}"
+                raise ValueError(f"{name}: the results do not have what it shows ({reason})") from None
             # The same bytes from the same results and versions: no date, no program's name.
             part = Path(folder) / f"{name}.png"
             figure.savefig(part, bbox_inches="tight", metadata={"Software": None})
@@ -390,25 +285,28 @@ def draw(names: list[str], store: Store, out: Path) -> list[str]:
     return left_out
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; bad input is told in one line, and gives 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m avis.evaluation.figures", description="Figures from committed results."
-    )
+def build_parser() -> ArgumentParser:
+    """Return the parser of the command line."""
+    parser = ArgumentParser(prog="python -m avis.evaluation.figures", description="Figures from committed results.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(FIGURES)}; default: all")
-    parser.add_argument("--results", type=Path, default=ROOT / "evaluation" / "results", help="the results' folder")
-    parser.add_argument("--out", type=Path, default=ROOT / "assets", help="the pictures' folder")
-    args = parser.parse_args(argv)
-    try:
-        unknown = [name for name in args.names if name not in FIGURES]
-        if unknown:
-            raise ValueError(f"no figure {unknown[0]!r}; there are {', '.join(FIGURES)}")
-        for line in draw(args.names or list(FIGURES), Store(args.results), args.out):
-            print(line, file=sys.stderr)
-    except (ValueError, OSError) as error:
-        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
-        return 2
-    return 0
+    parser.add_argument("--results", type=Path, default=ROOT / RESULTS, help="the results' folder (default: committed)")
+    parser.add_argument("--out", type=Path, default=ROOT / "assets", help="the images' folder (default: assets)")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw what the parsed command line names. Raises ValueError or OSError with one line."""
+    unknown = [name for name in args.names if name not in FIGURES]
+    if unknown:
+        raise ValueError(f"no figure {unknown[0]!r}; there are {', '.join(FIGURES)}")
+    for line in draw_figures(args.names or list(FIGURES), Store(args.results), args.out):
+        print(line, file=sys.stderr)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line, and return its exit status."""
+    args = build_parser().parse_args(argv)
+    return run_command(lambda: run(args))
 
 
 if __name__ == "__main__":
