@@ -34,8 +34,9 @@ def read_image(source: ImageInput) -> Image.Image:
     just wide enough.
 
     Args:
-        source: a path; a PIL image; an array `(H, W)`, `(H, W, 3)` or `(H, W, 4)`, RGB with or without alpha, uint8 or
-            floats in [0, 1]; or, as a string, a data URI `data:image/png;base64,..`.
+        source: a path; a PIL image; an array `(H, W)`, `(H, W, 2)`, `(H, W, 3)` or `(H, W, 4)`, grey or RGB, with or
+            without alpha, bool, uint8, or floats in [0, 1]; `(H, W)` of larger integers, see `_eight_bits`; or, as a
+            string, a data URI `data:image/png;base64,..`. An array gives the same image as PIL's image of it.
 
     Raises:
         ValueError: not an image, a URL, or it cannot be read.
@@ -66,7 +67,10 @@ def _open(source: str | Path) -> Image.Image:
             raise UnidentifiedImageError
         image.load()
     except UnidentifiedImageError:
-        raise ValueError(f"cannot read {name} as an image: not a format that is read here") from None
+        reason = "not a format that is read here"
+        if _has_known_signature(file):
+            reason = "it is damaged, or of a kind that is not read here"
+        raise ValueError(f"cannot read {name} as an image: {reason}") from None
     except Exception as error:  # plug-ins fail in kinds of their own
         raise ValueError(f"cannot read {name} as an image: {error}") from None
     return image
@@ -79,20 +83,59 @@ def _decode_data_uri(uri: str) -> bytes:
         raise ValueError("cannot read the data URI as an image: it is not base64") from None
 
 
+def _has_known_signature(file: Path | io.BytesIO) -> bool:
+    """Return whether a file begins as an image does: Pillow reports a damaged file as one of an unknown format."""
+    if isinstance(file, io.BytesIO):
+        prefix = file.getvalue()[:16]
+    else:
+        with file.open("rb") as opened:
+            prefix = opened.read(16)
+    for name, (_, is_accepted) in Image.OPEN.items():
+        try:
+            # Formats without a signature (accepting nothing in particular) say nothing about the file.
+            if name not in _REFUSED_FORMATS and is_accepted and is_accepted(prefix) is True:
+                return True
+        except Exception:  # a check that reads beyond a short prefix
+            continue
+    return False
+
+
 def _from_array(array: np.ndarray) -> Image.Image:
-    has_image_shape = array.ndim == 2 or array.ndim == 3 and array.shape[2] in (3, 4)
-    if not has_image_shape or not (array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)):
+    has_image_shape = array.ndim == 2 or array.ndim == 3 and array.shape[2] in (2, 3, 4)
+    if not has_image_shape or not (array.ndim == 2 or array.dtype == np.uint8 or array.dtype.kind == "f"):
         raise ValueError(
-            f"an array is an image as (H, W), (H, W, 3) or (H, W, 4) of uint8 or of floats, got {array.shape} of "
-            f"{array.dtype}"
+            "an array is an image as (H, W), or as (H, W, 2), (H, W, 3) or (H, W, 4) of uint8 or of floats, got "
+            f"{array.shape} of {array.dtype}"
         )
     if not array.size:
         raise ValueError("an image without pixels")
-    if array.dtype != np.uint8:
-        if not (array.min() >= 0 and array.max() <= 1):  # nor NaN
-            raise ValueError(f"an image of floats is in [0, 1], got {array.min():.4g} to {array.max():.4g}")
-        array = (array * 255).round().astype(np.uint8)
-    return Image.fromarray(array)
+    return Image.fromarray(_eight_bits(array))
+
+
+def _eight_bits(array: np.ndarray) -> np.ndarray:
+    """Return pixels of any type as uint8.
+
+    Floats are in [0, 1]. Unsigned 16-bit integers take the whole of their range. Other integers do not say what white
+    is: up to 255 they are taken for 8 bits, up to 65535 for 16.
+
+    Raises:
+        ValueError: values outside these ranges, which would all be white or black.
+    """
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * 255
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"an array of {array.dtype} is no image")
+    least, most = array.min(), array.max()
+    if array.dtype.kind == "f":
+        if not (least >= 0 and most <= 1):  # nor NaN
+            raise ValueError(f"an image of floats must be in [0, 1], got {least:.4g} to {most:.4g}")
+        return (array * 255).round().astype(np.uint8)
+    if least < 0 or most > 65535:
+        raise ValueError(f"an image of integers must be in [0, 65535], got {least} to {most}")
+    is_wide = most > 255 or (array.dtype.kind == "u" and array.dtype.itemsize == 2)
+    return (array >> 8 if is_wide else array).astype(np.uint8)
 
 
 def _transpose_by_exif(image: Image.Image) -> Image.Image:
@@ -103,8 +146,8 @@ def _transpose_by_exif(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert() would clip at 255
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_eight_bits(np.asarray(image)))  # convert() would clip at 255
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*WHITE, 255)), image)

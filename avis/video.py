@@ -11,13 +11,17 @@ import errno
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition
 from PIL import Image
 
 from avis.files import check_file
@@ -27,6 +31,15 @@ from avis.images import ImageInput, pad_slim_image, read_image
 _CONTAINERS = (
     "3gp,asf,av1,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mp4,mpeg,mpegts,mpegvideo,mxf,obu,ogg,rm,vob,webm,wtv"
 )
+
+# Containers that hold the time of every frame. In the others FFmpeg guesses, and guesses otherwise after a seek: their
+# frames are counted from the start.
+_TIMED_CONTAINERS = {"mov", "matroska", "flv", "mpegts", "asf", "ogg", "ivf", "mxf", "gif"}
+# A header's rate is believed when the times of the frames agree with it this well.
+_RATE_TOLERANCE = 0.01
+# How many key frames further back a seek may have to begin before the file is decoded from its start.
+_MAX_SEEK_MARGIN = 8
+_NO_TIME = -math.inf  # of a frame whose time is not known
 
 # qwen-vl-utils's sampling of frames.
 DEFAULT_FPS = 2.0
@@ -73,35 +86,52 @@ def open_video(source: str | Path | Video | Sequence[ImageInput], list_fps: floa
         raise ValueError(f"a video is a path or a list of images, got {type(source).__name__}")
     if list_fps is not None:
         raise ValueError("the fps of a part is that of a list of frames; a file has its own")
-    if isinstance(source, Video):
-        return source
-    path = check_file(source)
+    return source if isinstance(source, Video) else _open_file(check_file(source))
+
+
+def _open_file(path: Path) -> Video:
     times: list[int | None] = []
+    decoding_times: list[int] = []
     key_times: list[int] = []
-    with _container(path) as container:
-        stream = container.streams.video[0]
+    with _container(path) as (container, stream):
         for packet in _packets(container, stream):
             if packet.size and not packet.is_discard:
                 times.append(packet.pts)
+                if packet.dts is not None:
+                    decoding_times.append(packet.dts)
                 if packet.is_keyframe and packet.pts is not None:
                     key_times.append(packet.pts)
-        rate = float(stream.average_rate or stream.guessed_rate or 0)
-        unit = float(stream.time_base or 0)
+        is_timed = not _TIMED_CONTAINERS.isdisjoint(container.format.name.split(","))
+        header_rate = stream.average_rate or stream.guessed_rate
+        unit = stream.time_base
     if not times:
         raise ValueError(f"cannot read {path} as a video: it has no frames")
-    known = [time for time in times if time is not None]
-    if len(known) < len(times):
-        return Video(path, tuple(range(len(times))), (), rate or DEFAULT_FPS)
-    known.sort()
-    if not rate and known[-1] > known[0]:
-        rate = (len(known) - 1) / ((known[-1] - known[0]) * unit)
-    return Video(path, tuple(known), tuple(sorted(key_times)), rate or DEFAULT_FPS)
+    known = sorted(time for time in times if time is not None)
+    if len(known) < len(times) or not is_timed:
+        return Video(path, tuple(range(len(times))), (), _rate(sorted(decoding_times), unit, header_rate))
+    return Video(path, tuple(known), tuple(sorted(key_times)), _rate(known, unit, header_rate))
+
+
+def _rate(times: list[int], unit: Fraction | None, header_rate: Fraction | None) -> float:
+    """Return the mean frames per second by the frames' times; a header may say anything.
+
+    A header that agrees with the times is taken: times are rounded to the stream's unit, the header's rate is not.
+    """
+    if len(times) < 2 or times[-1] <= times[0] or not unit:
+        return float(header_rate or DEFAULT_FPS)
+    rate = (len(times) - 1) / ((times[-1] - times[0]) * unit)
+    if header_rate and abs(header_rate - rate) <= _RATE_TOLERANCE * rate:
+        return float(header_rate)
+    return float(rate)
 
 
 def sample_frame_indices(
     video: Video, fps: float | None = None, num_frames: int | None = None
 ) -> tuple[list[int], float]:
-    """Return which frames to show: spread evenly from the first to the last, as many as qwen-vl-utils takes.
+    """Return which frames to show: spread evenly in time, as many as qwen-vl-utils takes.
+
+    At a constant rate these are qwen-vl-utils's frames. At a variable rate it takes frames evenly spaced by number;
+    here they are evenly spaced in seconds, each the frame on screen at its second, so that a frame may occur twice.
 
     Args:
         video: from `open_video`.
@@ -126,8 +156,19 @@ def sample_frame_indices(
     else:
         wanted = total / video.rate * (DEFAULT_FPS if fps is None else fps)
         count = math.floor(min(max(wanted, _MIN_FRAMES), _MAX_FRAMES, total) / _FRAME_FACTOR) * _FRAME_FACTOR
-    indices = np.linspace(0, total - 1, count).round().astype(int).clip(max=len(video.times) - 1)
+    if _has_constant_rate(video.times):
+        indices = np.linspace(0, total - 1, count).round().astype(int).clip(max=len(video.times) - 1)
+    else:
+        seconds = np.linspace(video.times[0], video.times[-1], count)
+        indices = np.searchsorted(video.times, seconds, side="right") - 1
     return indices.tolist(), count / total * video.rate
+
+
+def _has_constant_rate(times: Sequence[int]) -> bool:
+    """Return whether no frame is more than a frame's time away from where a constant rate would have it."""
+    even = np.linspace(times[0], times[-1], len(times))
+    interval = (times[-1] - times[0]) / max(len(times) - 1, 1)
+    return bool(np.abs(np.asarray(times) - even).max() <= interval)
 
 
 def decode_frames(video: Video, indices: Sequence[int]) -> Iterator[Image.Image]:
@@ -146,28 +187,118 @@ def decode_frames(video: Video, indices: Sequence[int]) -> Iterator[Image.Image]
     if video.path is None:
         yield from _of_one_size(video.images, indices)
         return
-    with _container(video.path) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        decoded = _decoded(container, stream, numbered=not video.key_times)
-        time, frame, image, any_shown = -math.inf, None, None, False
+    with _FrameReader(video) as reader:
+        frame, image = None, None
         for index in indices:
-            wanted = video.times[index]
-            key = bisect_right(video.key_times, wanted) - 1
-            if key >= 0 and video.key_times[key] > time:
-                container.seek(video.key_times[key], stream=stream)
-                decoded = _decoded(container, stream)
-            while time < wanted:
-                time, frame = next(decoded, (math.inf, None))
-                image = None
-            if image is None:
-                if frame is None:
-                    break
-                image = pad_slim_image(frame.to_image().rotate(getattr(frame, "rotation", 0), expand=True))
+            found = reader.frame_at(video.times[index])
+            if found is None:
+                break
+            if found is not frame:
+                frame, image = found, _upright(found, reader.pixel_aspect)
             yield image
-            any_shown = True
-        if not any_shown:
-            raise ValueError(f"cannot read {video.path} as a video: no frame can be decoded")
+    if frame is None:
+        raise ValueError(f"cannot read {video.path} as a video: no frame can be decoded")
+
+
+class _FrameReader:
+    """Decode the frames at ascending times of a file, skipping from key frame to key frame.
+
+    A seek is not trusted: several containers seek by decoding time or by bytes, and land behind the frame that was
+    wanted. The first frame after a seek shows where it landed; when that is too late, seeks begin further back from
+    then on, and at last the file is decoded from its start. So it is when frames after a seek have other times than
+    they had when the file was opened.
+
+    Attributes:
+        pixel_aspect: width of a pixel over its height.
+    """
+
+    def __init__(self, video: Video):
+        self._video = video
+        self._times = frozenset(video.times)
+        self._margin = 0  # how many key frames further back a seek begins
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "_FrameReader":
+        self._start()
+        self.pixel_aspect = self._stream.sample_aspect_ratio or Fraction(1)
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._stack.__exit__(*error)
+
+    def frame_at(self, wanted: int) -> av.VideoFrame | None:
+        """Return the first frame that can be decoded at this time or later; None when there is none."""
+        self._approach(wanted)
+        while self._time < wanted:
+            self._advance()
+            if self._has_sought and self._frame is not None and self._time not in self._times:
+                self._margin = len(self._video.key_times)
+                self._start()
+        return self._frame
+
+    def _advance(self) -> None:
+        self._time, self._frame = next(self._decoded, (math.inf, None))
+
+    def _start(self) -> None:
+        """Open the file anew, to decode it from its start."""
+        self._stack.close()
+        assert self._video.path is not None
+        self._container, self._stream = self._stack.enter_context(_container(self._video.path))
+        self._stream.thread_type = "AUTO"
+        self._decoded = _decoded(self._container, self._stream, numbered=not self._video.key_times)
+        self._time, self._frame, self._has_sought = -math.inf, None, False
+
+    def _approach(self, wanted: int) -> None:
+        """Skip to a key frame before the wanted time, when that is further than decoding has come."""
+        has_moved = False
+        while True:
+            key = bisect_right(self._video.key_times, wanted) - 1 - self._margin
+            if key < 0 or not has_moved and self._video.key_times[key] <= self._time:
+                break
+            self._container.seek(self._video.key_times[key], stream=self._stream)
+            self._decoded = _decoded(self._container, self._stream)
+            self._advance()
+            self._has_sought = has_moved = True
+            if self._time <= wanted and self._time in self._times:
+                return
+            # A margin beyond all key frames is the file's start, for this frame and all that follow.
+            is_near = self._margin < _MAX_SEEK_MARGIN
+            self._margin = max(1, 2 * self._margin) if is_near else len(self._video.key_times)
+        if has_moved:
+            self._start()
+
+
+def _upright(frame: av.VideoFrame, pixel_aspect: Fraction) -> Image.Image:
+    """Return a frame as it is to be shown: pixels made square, then turned and mirrored by its display matrix.
+
+    The cases are those of FFmpeg's own player, which reads the angle from the matrix and mirrors by its signs.
+    """
+    image = frame.to_image()
+    if pixel_aspect > 1:
+        image = image.resize((round(image.width * pixel_aspect), image.height), Image.Resampling.BICUBIC)
+    elif 0 < pixel_aspect < 1:
+        image = image.resize((image.width, round(image.height / pixel_aspect)), Image.Resampling.BICUBIC)
+    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    if matrix is not None:
+        a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
+        angle = round(math.degrees(math.atan2(_unit(b, d), _unit(a, c)))) % 360
+        if abs(angle - 90) < 1:
+            image = image.transpose(Image.Transpose.TRANSPOSE if c > 0 else Image.Transpose.ROTATE_270)
+        elif abs(angle - 180) < 1:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if a < 0 else image
+            image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if d < 0 else image
+        elif abs(angle - 270) < 1:
+            image = image.transpose(Image.Transpose.TRANSVERSE if c < 0 else Image.Transpose.ROTATE_90)
+        elif angle:
+            image = image.rotate(-angle, expand=True)
+        elif d < 0:
+            image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    return pad_slim_image(image)
+
+
+def _unit(part: int, other: int) -> float:
+    """Return a matrix entry over the length of its column; 0 for a column of zeros."""
+    return part / (math.hypot(part, other) or 1)
 
 
 def _of_one_size(images: Sequence[ImageInput], indices: Sequence[int]) -> Iterator[Image.Image]:
@@ -181,15 +312,20 @@ def _of_one_size(images: Sequence[ImageInput], indices: Sequence[int]) -> Iterat
 
 
 @contextmanager
-def _container(path: Path):
-    """Open the file; what is wrong with it or its frames is raised as a ValueError of one line."""
+def _container(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Open the file and its first video stream that is no attached picture, as of a cover.
+
+    Raises:
+        ValueError: for what is wrong with the file or its frames, in one line.
+    """
     try:
         options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
         # An absolute path, so that no name is taken for a protocol.
         with av.open(str(path.absolute()), options=options) as container:
-            if not container.streams.video:
+            streams = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
+            if not streams:
                 raise ValueError(f"cannot read {path} as a video: it has no video stream")
-            yield container
+            yield container, streams[0]
     except av.error.FFmpegError as error:
         reason = "not a format that is read here" if error.errno == errno.EINVAL else error.strerror
         raise ValueError(f"cannot read {path} as a video: {reason}") from None
@@ -213,6 +349,6 @@ def _decoded(container, stream, numbered: bool = False) -> Iterator[tuple[int, a
         except av.error.FFmpegError:
             continue
         for frame in found:
-            if not getattr(frame, "is_corrupt", False) and (numbered or frame.pts is not None):
-                yield (number if numbered else frame.pts), frame
+            if not getattr(frame, "is_corrupt", False):
+                yield (number if numbered else _NO_TIME if frame.pts is None else frame.pts), frame
             number += 1
