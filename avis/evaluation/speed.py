@@ -42,7 +42,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
-from transformers.models.qwen2_5_vl import flops, shared_prefill
+from transformers.models.qwen2_5_vl import cuda_graphs, flops
+from transformers.models.qwen2_5_vl.decoding import onednn_for_few_rows
 from transformers.models.qwen2_5_vl.key_diversity import (
     KdvConfig,
     VisualItem,
@@ -51,7 +52,6 @@ from transformers.models.qwen2_5_vl.key_diversity import (
     pool_keys,
     prune_item,
 )
-from transformers.models.qwen2_5_vl.shared_prefill import onednn_for_few_rows
 
 from avis.evaluation.geometry import GEOMETRIES, TEXT_TOKENS, build, build_config, grid_of, prompt
 from avis.provenance import versions
@@ -253,7 +253,7 @@ def measure_rates(model, needed: dict[str, list[int]], device: str) -> dict:
     one = torch.zeros(1, 1, dtype=torch.long, device=device)
     calls, replayed = counted(lambda: tiny(one))["calls"], 0.0
     if device != "cpu":
-        replayed = typical(shared_prefill._capture(lambda: tiny(one)[0], one.device), device, times=21) / calls
+        replayed = typical(cuda_graphs.capture_cuda_graph(lambda: tiny(one)[0], one.device), device, times=21) / calls
     found = {
         "copy": rate(2 * source.numel() * source.element_size(), lambda: target.copy_(source)),
         "matrix": {
