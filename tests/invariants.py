@@ -1,4 +1,4 @@
-"""Assertions that hold for every pruned call, whatever is tested.
+"""Assertions that hold for every pruned call.
 
 Each message names the likely cause.
 
@@ -10,38 +10,36 @@ import torch
 
 
 def assert_kept_indices(kept: torch.Tensor, n: int, count: int) -> list[int]:
-    """Sorted, unique, in range, and `count` of them. Returns them as a list."""
+    """Check that `count` indices are sorted, unique and in range, and return them as a list."""
     assert kept.dtype == torch.int64 and kept.ndim == 1, f"indices are {kept.dtype}, {kept.ndim}-D"
     values = kept.tolist()
-    assert values == sorted(values), (
-        "kept indices are out of order: sorted by score and not put back into reading order?"
-    )
+    assert values == sorted(values), "kept indices are out of order: sorted by score and not by place?"
     assert len(set(values)) == len(values), "a token is kept twice: two spans or two windows overlap?"
-    assert all(0 <= v < n for v in values), f"kept indices leave [0, {n}): indices of the batch instead of the item?"
+    assert all(0 <= v < n for v in values), f"kept indices leave [0, {n}): indices into the batch instead of the item?"
     assert len(values) == count, f"kept {len(values)} of {n}, want {count}: rounding outside keep_count?"
     return values
 
 
 def assert_same_logits(got: torch.Tensor, want: torch.Tensor, cause: str, atol: float = 1e-4) -> None:
-    """Equal shapes, and equal values within `atol` (float32 logits of the tiny model are of order 1)."""
+    """Check for equal shapes, and equal values within `atol` (float32 logits of the tiny model are of order 1)."""
     assert got.shape == want.shape, f"logits have shape {tuple(got.shape)}, want {tuple(want.shape)}"
     worst = (got.float() - want.float()).abs().max().item()
     assert worst <= atol, f"logits differ by {worst:.2e} (allowed {atol:.0e}); likely cause: {cause}"
 
 
 def assert_cache_length(cache, length: int) -> None:
-    """Every layer of the cache holds `length` tokens a row."""
+    """Check that every layer of the cache has `length` tokens per row."""
     lengths = [layer.keys.shape[-2] for layer in cache.layers]
     assert lengths == [length] * len(lengths), (
-        f"cache holds {lengths} tokens per layer, want {length}: pruned tokens reached the language model,"
+        f"the cache has {lengths} tokens per layer, want {length}: pruned tokens reached the language model,"
         " or the cache was not the one that generation continued from"
     )
 
 
 def assert_left_padded(mask: torch.Tensor, real: list[int]) -> None:
-    """Row r of the mask ends in `real[r]` ones, and the longest row has no padding."""
+    """Check that row r of the mask ends in `real[r]` ones, and that the longest row has no padding."""
     for row, count in zip(mask.tolist(), real):
         assert row == [0] * (len(row) - count) + [1] * count, (
-            f"mask row {row} should end in {count} ones: padded on the right, or to a length no row has"
+            f"mask row {row} should end in {count} ones: padded on the right, or to a length that no row has"
         )
-    assert mask.shape[1] == max(real), f"{mask.shape[1]} columns for a longest row of {max(real)}: dead columns left in"
+    assert mask.shape[1] == max(real), f"{mask.shape[1]} columns for a longest row of {max(real)}: empty columns"

@@ -1,7 +1,7 @@
-"""The slow, obvious path that the fork is tested against: DESIGN's equations in float64, no cache, no batch.
+"""The slow, obvious implementation that the fork is tested against: the equations in float64, no cache, no batch.
 
-Nothing here calls the fork's own code: of the model only weights and upstream's plain forwards are used. A
-row is what `tiny.prompt` returns.
+Nothing here calls the fork's own code; only weights and upstream's plain forwards of the model are used. A row is a
+result of `tiny.prompt`.
 """
 
 import tiny
@@ -10,22 +10,19 @@ from transformers import DynamicCache
 
 
 def scores(keys: torch.Tensor) -> torch.Tensor:
-    """s_n = mean_h(-cos(k_hn, mean_n' k_hn' / |k_hn'|)) for keys (H, N, d), token by token, float64."""
+    """Return s_n = mean_h(-cos(k_hn, mean_n' k_hn' / |k_hn'|)) for keys (H, N, d), token by token, in float64."""
     heads, n, _ = keys.shape
-    keys = keys.double()
+    units = [[key / key.norm() for key in head_keys] for head_keys in keys.double()]
+    anchors = [torch.stack(head_units).mean(dim=0) for head_units in units]
     result = []
     for token in range(n):
-        cosines = []
-        for head in range(heads):
-            unit = [k / k.norm() for k in keys[head]]
-            anchor = torch.stack(unit).mean(dim=0)
-            cosines.append(torch.dot(unit[token], anchor) / anchor.norm())
+        cosines = [torch.dot(units[head][token], anchors[head]) / anchors[head].norm() for head in range(heads)]
         result.append(-torch.stack(cosines).mean())
     return torch.stack(result)
 
 
 def kept_by_ratio(s: torch.Tensor, count: int) -> list[int]:
-    """The `count` highest scores. Fails when the border is too close to call in float32."""
+    """Select the `count` highest scores; fail when float32 cannot decide which they are."""
     order = sorted(range(len(s)), key=lambda n: -s[n])
     if count < len(s):
         gap = s[order[count - 1]] - s[order[count]]
@@ -34,14 +31,14 @@ def kept_by_ratio(s: torch.Tensor, count: int) -> list[int]:
 
 
 def kept_by_angle(s: torch.Tensor, tau: float) -> list[int]:
-    """The scores of at least -cos(tau). Fails when one is too close to call in float32."""
+    """Select the scores of at least -cos(tau); fail when float32 cannot decide which they are."""
     border = -torch.cos(torch.tensor(tau, dtype=torch.float64))
     assert (s - border).abs().min() > 1e-6, "the test's data are at fault: a score lies on the threshold"
     return [n for n in range(len(s)) if s[n] >= border] or [int(s.argmax())]
 
 
 def window_order(grid: tuple[int, int, int], window: int = 2) -> list[int]:
-    """Raster indices of merged tokens in the order the tower works in: frame by frame, window by window."""
+    """Return the raster indices of merged tokens in the encoder's order: frame by frame, window by window."""
     t, h, w = grid
     return [
         (frame * h + row) * w + column
@@ -55,7 +52,7 @@ def window_order(grid: tuple[int, int, int], window: int = 2) -> list[int]:
 
 @torch.no_grad()
 def item_keys(model, pixels: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
-    """The last vision block's keys of one item from that block's input: (H, N, d) float64, raster order."""
+    """Compute one item's keys of the last vision block from the block's input: (H, N, d) float64, raster order."""
     seen = {}
 
     def remember(module, args, kwargs):
@@ -73,7 +70,7 @@ def item_keys(model, pixels: torch.Tensor, grid: tuple[int, int, int]) -> torch.
     weight, bias = block.attn.qkv.weight[width : 2 * width], block.attn.qkv.bias[width : 2 * width]
     keys = hidden @ weight.double().T + bias.double()
     keys = keys.view(len(hidden), block.attn.num_heads, -1)
-    # Rotary embedding turns channel pairs (c, c + d/2) by one angle.
+    # Rotary embedding rotates each channel pair (c, c + d/2) by one angle.
     half = keys.shape[-1] // 2
     cos, sin = (seen[name].double()[:, None, :half] for name in ("cos", "sin"))
     a, b = keys[..., :half], keys[..., half:]
@@ -85,7 +82,7 @@ def item_keys(model, pixels: torch.Tensor, grid: tuple[int, int, int]) -> torch.
 
 
 def items(row: dict) -> list[tuple[str, tuple[int, int, int], torch.Tensor]]:
-    """(kind, grid in merged tokens, pixels) of each item, images first."""
+    """Return (kind, grid in merged tokens, pixels) of each item, images first."""
     found = []
     for kind, pixels_name, grids_name in (
         ("image", "pixel_values", "image_grid_thw"),
@@ -99,7 +96,7 @@ def items(row: dict) -> list[tuple[str, tuple[int, int, int], torch.Tensor]]:
 
 
 def kept(model, row: dict, rho: float | None = None, tau: float | None = None) -> list[list[int]]:
-    """Kept indices of each item, images first."""
+    """Return the kept indices of each item, images first."""
     result = []
     for _, grid, pixels in items(row):
         s = scores(item_keys(model, pixels, grid))
@@ -111,7 +108,7 @@ def kept(model, row: dict, rho: float | None = None, tau: float | None = None) -
 
 
 def positions(model, row: dict, new_tokens: int = 0) -> torch.Tensor:
-    """(3, L + new_tokens): (time, row, column) of each token, by walking the prompt from left to right."""
+    """Return (time, row, column) of each token from left to right: (3, L + new_tokens)."""
     queues = {
         tiny.IMAGE: [grid for kind, grid, _ in items(row) if kind == "image"],
         tiny.VIDEO: [grid for kind, grid, _ in items(row) if kind == "video"],
@@ -134,30 +131,30 @@ def positions(model, row: dict, new_tokens: int = 0) -> torch.Tensor:
 
 
 def kept_columns(row: dict, kept_indices: list[list[int]]) -> list[int]:
-    """Columns of the prompt that stay: all text, and of each item (images first) its kept tokens."""
+    """Return the kept columns of the prompt: all text, and the kept tokens of each item (images first)."""
     ids = row["input_ids"][0].tolist()
     sizes = {"image": [], "video": []}
     for (kind, (t, h, w), _), indices in zip(items(row), kept_indices):
         sizes[kind].append((t * h * w, indices))
-    stay, i = [], 0
+    columns, i = [], 0
     while i < len(ids):
         kind = {tiny.IMAGE: "image", tiny.VIDEO: "video"}.get(ids[i])
         if kind is None:
-            stay.append(i)
+            columns.append(i)
             i += 1
         else:
             n, indices = sizes[kind].pop(0)
-            stay += [i + k for k in indices]
+            columns += [i + k for k in indices]
             i += n
-    return stay
+    return columns
 
 
 @torch.no_grad()
 def logits(model, row: dict, kept_indices: list[list[int]], generated: torch.Tensor) -> torch.Tensor:
-    """Next-token logits at the end of the pruned prompt and after each generated token but the last, (steps,
-    vocab).
+    """Return next-token logits at the end of the pruned prompt and after each generated token but the last.
 
-    One pass of the language model over hand-built embeddings and positions, without any cache.
+    The language model runs once over hand-built embeddings and positions, without any cache. The result is
+    (steps, vocab).
     """
     ids = row["input_ids"][0]
     embeds = model.get_input_embeddings()(ids).clone()
@@ -182,10 +179,10 @@ def logits(model, row: dict, kept_indices: list[list[int]], generated: torch.Ten
 
 @torch.no_grad()
 def copied_rollout_logits(model, prefill, tokens: list[tuple[int, ...]]) -> list[torch.Tensor]:
-    """Next-token logits after each token but the last of each rollout, one (len - 1, vocab) per rollout.
+    """Return next-token logits after each token but the last of each rollout, one (len - 1, vocab) per rollout.
 
-    The prompt's cache is copied for each of the K rows and grows by one concatenation a step, under the model's own
-    attention; nobody leaves the batch: short rollouts go on with padding, whose logits are left out.
+    The prompt's cache is copied for each of the K rows and grows by one concatenation per step, under the model's own
+    attention. No row leaves the batch: short rollouts continue with padding, whose logits are left out.
     """
     cache = DynamicCache()
     for number, layer in enumerate(prefill.cache.layers):

@@ -3,13 +3,13 @@
 The requirement is agreement within 0.1%; the formulas are written to agree exactly, so the tests ask for
 equality.
 
-Eager attention is the reference: it is two plain matrix multiplications, which every torch counts. SDPA goes
-to a fused kernel, and a counter without a formula for that kernel silently counts 0; so SDPA is compared only
-where this torch knows the kernel, and there it must give the same number, grouped key-value heads or not.
+Eager attention is the reference: it is two plain matrix multiplications, which every torch counts. SDPA calls a fused
+kernel, and a counter without a formula for that kernel silently counts 0. SDPA is therefore compared only where this
+torch has the formula, and there it must give the same number, with grouped key-value heads and without.
 
 Example:
 
-    python -m pytest tests/test_flops.py
+    python -m pytest -m unit tests/test_flops.py
 """
 
 import subprocess
@@ -37,9 +37,11 @@ from transformers.models.qwen2_5_vl.flops import (
 )
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
+pytestmark = pytest.mark.unit
+
 
 def variant(vision=None, text=None):
-    """The shared tiny config with some of its numbers replaced."""
+    """Return the shared tiny config with some of its numbers replaced."""
     base = tiny.build_config()
     return Qwen2_5_VLConfig(
         vision_config=base.vision_config.to_dict() | (vision or {}),
@@ -52,8 +54,8 @@ def variant(vision=None, text=None):
     )
 
 
-# Nearly every number that a formula reads differs between the two. In the second, heads share one key-value
-# head, the window is no multiple of a merge group's pixels, one full-attention index lies beyond the depth.
+# Nearly every number that a formula reads differs between the two. In the second, all heads share one key-value head,
+# the window is no multiple of a merge group's pixels, and one full-attention index is beyond the depth.
 CONFIGS = {
     "grouped": tiny.build_config(),
     "multi-query": variant(
@@ -102,14 +104,14 @@ def attention(request, model):
 
 
 def counted(run):
-    """FLOPs that torch's counter sees while `run()` runs, and what it returned."""
+    """Return the FLOPs that torch's counter counts while `run()` runs, and the result of `run()`."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         result = run()
     return counter.get_total_flops(), result
 
 
 def step(model, cache, rows):
-    """One cached decode pass of `rows` rows, with explicit positions as a shared prefill needs them."""
+    """Run one cached decode pass of `rows` rows, with explicit positions as a shared prefill needs them."""
     at = cache.get_seq_length()
     return model(
         input_ids=torch.full((rows, 1), 5),
@@ -124,9 +126,9 @@ def step(model, cache, rows):
 
 
 @pytest.mark.parametrize("grids", GRIDS.values(), ids=GRIDS.keys())
-def test_vision_tower_equals_the_counter(model, attention, grids):
-    """Guards against: windows priced as if all were whole; full-attention blocks that attend across frames or
-    images; a full-attention index priced although no such block exists; no patch embedding or merger."""
+def test_vision_encoder_equals_the_counter(model, attention, grids):
+    """Guards against: cut windows counted as whole ones; full-attention blocks that attend across frames or images; a
+    full-attention index counted although no such block exists; no patch embedding or merger."""
     pixels = torch.randn(sum(t * h * w for t, h, w in grids), tiny.PATCH_VALUES)
     expected, _ = counted(lambda: model.model.visual(pixels, grid_thw=torch.tensor(grids)))
     assert vision_encoder_flops(model.config.vision_config, grids) == expected
@@ -135,8 +137,8 @@ def test_vision_tower_equals_the_counter(model, attention, grids):
 @pytest.mark.parametrize("length", [1, 2, 33])
 @pytest.mark.parametrize("logits", ["last", "all"])
 def test_prefill_equals_the_counter(model, attention, length, logits):
-    """Guards against: lm_head priced for the whole prompt when only the last position's logits are made;
-    attention halved for the causal mask; k and v priced at q's width; a layer's part forgotten or doubled."""
+    """Guards against: lm_head counted for the whole prompt when only the last position's logits are computed; attention
+    halved for the causal mask; k and v counted at q's width; a part of a layer left out or doubled."""
     ids = torch.arange(length)[None] + 1
     keep = 1 if logits == "last" else length
     expected, _ = counted(lambda: model(input_ids=ids, logits_to_keep=keep))
@@ -144,8 +146,8 @@ def test_prefill_equals_the_counter(model, attention, length, logits):
 
 
 def test_prefill_with_a_padding_mask_equals_the_counter(model, attention):
-    """Guards against: attention FLOPs that depend on how key-value heads are shared. Without a mask SDPA gets
-    the few heads and shares them itself; with one, they are repeated before the call. Same price for both."""
+    """Guards against: attention FLOPs that depend on how key-value heads are shared. Without a mask SDPA receives the
+    few heads and shares them itself; with a mask they are repeated before the call. Both cost the same."""
     ids = torch.arange(24).reshape(2, 12) + 1
     mask = torch.ones_like(ids)
     mask[0, :5] = 0
@@ -167,7 +169,7 @@ def test_decode_steps_equal_the_counter(model, attention):
 
 
 def test_decode_of_a_batch_of_rollouts_equals_the_counter(model, attention):
-    """Guards against: rollouts priced as sharing their prefix's attention, which each row does anew."""
+    """Guards against: rollouts that share the FLOPs of their prefix's attention, which each row spends."""
     prefix, rows = 9, 3
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
@@ -179,8 +181,8 @@ def test_decode_of_a_batch_of_rollouts_equals_the_counter(model, attention):
 
 @pytest.mark.parametrize("new_tokens", [1, 2, 6])
 def test_generate_equals_the_counter(model, attention, new_tokens):
-    """Guards against: off-by-one between tokens sampled and forward passes (the last one is never fed back),
-    and a stage counted twice or not at all when the whole of `generate` runs."""
+    """Guards against: an off-by-one error between sampled tokens and forward passes (the last token is never read), and
+    a stage counted twice or not at all when the whole of `generate` runs."""
     row = tiny.two_images_prompt()
     length = row["input_ids"].shape[1]
     expected, output = counted(
@@ -200,7 +202,7 @@ def test_generate_equals_the_counter(model, attention, new_tokens):
 
 
 def test_video_and_image_query_equals_the_counter(model, attention):
-    """Guards against: a video priced as one image of all its frames, in the tower or in the prompt."""
+    """Guards against: a video counted as one image of all its frames, in the encoder or in the prompt."""
     row = tiny.video_then_image_prompt()
     length = row["input_ids"].shape[1]
     grids = row["image_grid_thw"].tolist() + row["video_grid_thw"].tolist()
@@ -219,8 +221,8 @@ grid = st.tuples(st.integers(1, 6), even, even)
 @settings(max_examples=60, deadline=None)
 @given(grids=st.lists(grid, min_size=1, max_size=3), side=st.integers(1, 5), slack=st.integers(0, 27))
 def test_windows_are_those_of_the_model(grids, side, slack):
-    """Guards against: a window rule of our own. Upstream pads by a whole empty window where the grid fits
-    exactly, and floors the window size twice; the formula must price just the windows that upstream cuts."""
+    """Guards against: windows other than upstream's. Upstream pads by a whole empty window where the grid fits exactly,
+    and floors the window size twice. The formula must count the windows that upstream cuts and no others."""
     shape = {"depth": 1, "window_size": side * tiny.MERGE * tiny.PATCH + slack}
     windowed = variant(vision=shape | {"fullatt_block_indexes": []}).vision_config
     full = variant(vision=shape | {"fullatt_block_indexes": [0]}).vision_config
@@ -233,7 +235,7 @@ def test_windows_are_those_of_the_model(grids, side, slack):
 
 @given(first=st.lists(grid, max_size=3), second=st.lists(grid, max_size=3))
 def test_vision_cost_adds_over_items_and_frames(first, second):
-    """Guards against: items or frames that attend to each other in the price; they never do in the tower."""
+    """Guards against: FLOPs of items or frames that attend to each other, which they never do in the encoder."""
     together = vision_encoder_flops(VISION, first + second)
     assert together == vision_encoder_flops(VISION, first) + vision_encoder_flops(VISION, second)
     frames = [(1, h, w) for t, h, w in first + second for _ in range(t)]
@@ -260,7 +262,7 @@ def test_every_stage_grows(length, more):
 
 @given(lengths=st.lists(st.integers(1, 200), min_size=1, max_size=7), kept=st.integers(20, 35))
 def test_rollouts_share_one_prefill(lengths, kept):
-    """Guards against: vision tower or prefill multiplied by K, and a decode that is not its rollouts' sum."""
+    """Guards against: vision encoder or prefill multiplied by K, and a decode that is not the sum of its rollouts."""
     grids = [(1, 8, 4), (1, 4, 8)]
     query = cost(CONFIG, grids, prompt_length=36, kept_length=kept, rollout_lengths=lengths)
     single = cost(CONFIG, grids, prompt_length=36, kept_length=kept, rollout_lengths=lengths[:1])
@@ -273,7 +275,7 @@ def test_rollouts_share_one_prefill(lengths, kept):
 
 
 def test_pruning_shortens_prefill_and_every_decode():
-    """Guards against: a rollout priced as attending to pruned tokens, which its cache does not hold."""
+    """Guards against: a rollout that attends to pruned tokens, which are not in its cache."""
     grids = [(1, 20, 20)]
     pruned = cost(CONFIG, grids, prompt_length=120, kept_length=45, rollout_lengths=[7, 9])
     assert pruned == Cost(
@@ -284,7 +286,7 @@ def test_pruning_shortens_prefill_and_every_decode():
 
 
 def test_relative_names_both_accountings():
-    """Guards against: the two accountings swapped. The tower is not pruned, so `total` falls less."""
+    """Guards against: the two accountings swapped. The encoder is not pruned, so `total` falls less."""
     grids = [(1, 20, 20)]
     vanilla = vanilla_cost(CONFIG, grids, prompt_length=120, decode_length=10)
     assert relative(vanilla, vanilla) == {"llm": 1.0, "total": 1.0}
@@ -313,7 +315,7 @@ def test_matches_the_published_size_of_the_7b_model():
 
 
 def test_mean_length_rounds_halves_up():
-    """Guards against: round()'s halves to even, by which vanilla's length would depend on parity."""
+    """Guards against: round(), which rounds halves to even, so that vanilla's length would depend on parity."""
     assert [mean_length(n) for n in ([4], [4, 5], [5, 6], [1, 1, 2], [1, 2, 2])] == [4, 5, 6, 1, 2]
     with pytest.raises(ValueError, match="no rollouts"):
         mean_length([])
@@ -334,20 +336,20 @@ def test_mean_length_rounds_halves_up():
     ],
 )
 def test_impossible_numbers_are_refused(call, message):
-    """Guards against: a wrong number that looks right, from lengths mixed up or a grid not in patches."""
+    """Guards against: a wrong number that looks right, from swapped lengths or a grid that is not in patches."""
     with pytest.raises(ValueError, match=message):
         call()
 
 
 def test_kept_visual_tokens_are_not_taken_for_the_kept_length():
-    """Guards against: passing only the kept *visual* tokens, which would drop the question from the price."""
+    """Guards against: only the kept *visual* tokens, which would leave out the cost of the question."""
     kept_visual = 4
     with pytest.raises(ValueError, match="text and kept visual tokens"):
         cost(CONFIG, [(1, 8, 8)], prompt_length=30, kept_length=kept_visual, rollout_lengths=[3])
 
 
 def test_sliding_windows_are_refused():
-    """Guards against: full-attention prices for a model whose cache forgets old tokens."""
+    """Guards against: FLOPs of full attention for a model whose cache drops old tokens."""
     window = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
     sliding = variant(text=window).text_config
     for call in (lambda: prefill_flops(sliding, 20), lambda: decode_flops(sliding, 20, 3)):
@@ -368,7 +370,7 @@ def test_needs_no_torch():
 
 
 def test_the_docstring_example_runs(capsys):
-    """Guards against: an example that no longer fits the functions."""
+    """Guards against: an example that no longer runs."""
     _, _, example = flops.__doc__.partition("three rollouts.\n")
-    exec(textwrap.dedent(example), {})  # our own text, from the module under test
+    exec(textwrap.dedent(example), {})  # the text is that of the module under test
     assert "'llm': " in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The formulas of key_diversity.py, alone: scores, counts, selection, order, gather."""
+"""The formulas of key_diversity.py on plain tensors: scores, counts, selection, order, gather."""
 
 import math
 from fractions import Fraction
@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from invariants import assert_kept_indices, assert_left_padded
 from transformers.models.qwen2_5_vl import key_diversity as kd
+
+pytestmark = pytest.mark.unit
 
 
 def random_keys(heads: int, n: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -32,7 +34,7 @@ def test_scores_of_half_precision_keys_are_computed_in_float32():
     torch.testing.assert_close(kd.key_diversity_scores(keys), wide, atol=1e-6, rtol=0)
 
 
-def test_lone_key_against_the_crowd_scores_highest():
+def test_key_opposite_to_all_others_scores_highest():
     """Guards against keeping the redundant tokens and pruning the diverse one."""
     keys = torch.ones(2, 9, 4)
     keys[:, 5] = -1
@@ -78,7 +80,7 @@ def test_keep_diverse_prunes_below_the_angle_only(seed, tau):
 
 
 def test_keep_diverse_keeps_one_of_equal_tokens():
-    """Guards against an empty item: a blank picture has only redundant tokens."""
+    """Guards against an empty item: a blank image has only redundant tokens."""
     scores = kd.key_diversity_scores(torch.ones(2, 6, 4))
     assert kd.keep_diverse(scores, tau=math.pi / 4).tolist() == [0]
 
@@ -105,7 +107,7 @@ def test_pool_keys_undoes_the_window_order(tiny_model, grid):
 
 
 def test_random_pruner_is_a_seeded_baseline_of_the_same_size():
-    """Guards against a baseline of another size, or one that draws from the global random state."""
+    """Guards against a baseline that keeps another number of tokens, or draws from the global random state."""
     keys, embeds, grid = random_keys(4, 60, 16), torch.zeros(60, 8), (1, 6, 10)
 
     def draw(seed, rho=0.75, tau=None):
@@ -123,22 +125,21 @@ def test_random_pruner_is_a_seeded_baseline_of_the_same_size():
 
 
 def test_random_pruner_is_uniform():
-    """Guards against a biased draw, such as always keeping the head of the item.
+    """Guards against a biased draw, such as always keeping the first tokens of the item.
 
-    400 draws of 8 of 32: a token is kept 100 times on average, standard deviation 8.7; 56 to 144 is five of
-    them.
+    Each of 400 draws keeps 8 of 32 tokens: a token is kept 100 times on average, with a standard deviation of 8.7. The
+    range from 56 to 144 is five standard deviations on each side.
     """
+    keys, embeds, grid = torch.ones(1, 32, 2), torch.zeros(32, 4), (1, 4, 8)
     counts = torch.zeros(32)
     for seed in range(400):
-        counts[
-            kd.PRUNERS["random"](torch.ones(1, 32, 2), torch.zeros(32, 4), (1, 4, 8), rho=0.75, tau=None, seed=seed)
-        ] += 1
+        counts[kd.PRUNERS["random"](keys, embeds, grid, rho=0.75, tau=None, seed=seed)] += 1
     assert counts.min() > 56 and counts.max() < 144
 
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data(), rows=st.integers(1, 4), length=st.integers(1, 12))
-def test_gather_plan_left_pads_what_is_left(data, rows, length):
+def test_left_pad_indices_order_and_pad_the_kept_columns(data, rows, length):
     """Guards against tokens out of order, padding on the right, and columns in which every row is padding."""
     bits = st.lists(st.booleans(), min_size=length, max_size=length)
     keep = torch.tensor([data.draw(bits) for _ in range(rows)])
@@ -153,7 +154,7 @@ def test_gather_plan_left_pads_what_is_left(data, rows, length):
 
 
 def test_placeholder_spans_follow_each_kind_in_reading_order():
-    """Guards against one contiguous visual span per row, and against items that change places."""
+    """Guards against one contiguous visual span per row, and against items in the places of others."""
     image, video = (
         kd.VisualItem(k, (1, 1, n), torch.zeros(n, 1), torch.zeros(1, n, 1)) for k, n in (("image", 2), ("video", 3))
     )
@@ -191,8 +192,8 @@ def test_threshold_out_of_range_is_refused(tau):
         kd.KdvConfig(tau=tau)
 
 
-def test_settings_choose_one_kind_of_pruning():
-    """Guards against two knobs for one thing, of which one is silently ignored."""
+def test_config_has_one_kind_of_pruning():
+    """Guards against a ratio and a threshold of which one is silently ignored."""
     assert kd.KdvConfig() == kd.KdvConfig(rho=0.75)
     assert kd.KdvConfig(tau=0.5).rho is None
     with pytest.raises(ValueError, match="exclude each other"):
@@ -201,8 +202,8 @@ def test_settings_choose_one_kind_of_pruning():
         kd.KdvConfig(pruner="fastv")
 
 
-def test_module_example_runs():
-    """Guards against an example in the docstring that has gone stale."""
+def test_docstring_example_runs():
+    """Guards against a docstring example that no longer runs."""
     import doctest
 
     assert doctest.testmod(kd).failed == 0 and doctest.testmod(kd).attempted > 3

@@ -1,7 +1,6 @@
-"""Every patch of the fork is needed: without it the package still imports, and the test that its header names
-fails.
+"""Every patch of the fork is needed: without it the package still imports, and the test in its header fails.
 
-Covers whatever patches the fork's history holds, by their `Fails-without:` lines.
+The patches are the commits of the fork's history that have a `Fails-without:` line.
 """
 
 import os
@@ -23,7 +22,7 @@ def git(*arguments: str, **kwargs) -> str:
 
 
 def patches() -> list[tuple[str, str, list[str]]]:
-    """(commit, subject, tests) of every commit with a `Fails-without:` line, oldest first."""
+    """Return (commit, subject, tests) of every commit with a `Fails-without:` line, oldest first."""
     log = git("log", "--reverse", "--format=%H%x00%s%x00%b%x01", text=True)
     found = []
     for entry in log.split("\x01"):
@@ -38,7 +37,7 @@ PATCHES = patches() if (FORK / ".git").is_dir() else []
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    """A copy of the fork's package, all patches applied."""
+    """Copy the fork's package with all patches applied."""
     folder = tmp_path_factory.mktemp("fork")
     archive = git("archive", "HEAD", "src/transformers")
     subprocess.run(["tar", "-x", "-C", str(folder)], input=archive, check=True)
@@ -55,8 +54,7 @@ def run_tests(tree: Path, *tests: str) -> subprocess.CompletedProcess:
 
 
 def test_the_fork_has_patches_and_their_tests_pass(tree):
-    """Guards against a history without patches (nothing below would run) and against tests that fail
-    anyway."""
+    """Guards against a history without patches (nothing below would run) and against tests that fail with the patch."""
     assert len(PATCHES) >= 5
     result = run_tests(tree, *sorted({test for _, _, tests in PATCHES for test in tests}))
     assert result.returncode == 0, result.stdout[-3000:]
@@ -66,9 +64,9 @@ def test_the_fork_has_patches_and_their_tests_pass(tree):
     "commit, tests", [(c, t) for c, _, t in PATCHES], ids=[s.replace(" ", "-") for _, s, _ in PATCHES]
 )
 def test_patch_is_needed(tree, commit, tests):
-    """Guards against patches that do nothing, and against tests that pass without what they defend."""
+    """Guards against patches that do nothing, and against tests that pass without their patch."""
     touched = [tree / name for name in git("diff", "--name-only", f"{commit}~", commit, text=True).split()]
-    before = {path: path.read_bytes() for path in touched}  # re-applying without context could land anywhere
+    before = {path: path.read_bytes() for path in touched}  # applying again without context could change other lines
     change = git("diff", "-U0", f"{commit}~", commit)
     subprocess.run(["git", "apply", "--unidiff-zero", "--reverse", "-"], input=change, cwd=tree, check=True)
     try:

@@ -1,8 +1,7 @@
-"""With KDV off the fork is upstream: same bits, same number of tensor operations.
+"""With KDV off the fork is upstream: the same bits and the same number of tensor operations.
 
-The other side of each comparison is the pristine `upstream` commit of the fork's own history, unpacked and
-run in another process. This file is the program of both sides: `python test_upstream_identity.py OUT.pt`
-writes them down.
+The other side of each comparison is the pristine `upstream` commit of the fork's own history, unpacked and run in
+another process. This file is the program of both sides: `python test_upstream_identity.py OUT.pt` writes the results.
 """
 
 import os
@@ -33,7 +32,7 @@ class CountOperations(TorchDispatchMode):
 
 
 def run_everything() -> dict[str, dict]:
-    """Logits, greedy tokens, operation counts and the like of every prompt and attention implementation."""
+    """Return logits, greedy tokens, operation counts and more for every prompt and attention implementation."""
     torch.set_num_threads(1)
     results = {}
     for attention in ATTENTION:
@@ -56,7 +55,7 @@ def run_everything() -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def upstream(tmp_path_factory):
-    """What the pristine tree computes."""
+    """Return the results of the pristine tree."""
     folder = tmp_path_factory.mktemp("upstream")
     git = ["git", "-C", str(FORK)]
     roots = subprocess.run([*git, "rev-list", "--max-parents=0", "HEAD"], check=True, capture_output=True, text=True)
@@ -81,19 +80,18 @@ def fork():
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("name", tiny.PROMPTS)
 def test_logits_and_tokens_are_bit_identical(upstream, fork, name, attention):
-    """Guards against patches that change upstream's path: another order of additions, another mask, other
-    positions."""
+    """Guards against patches that change upstream's path: another order of additions, another mask, other positions."""
     ours, theirs = fork[f"{name}-{attention}"], upstream[f"{name}-{attention}"]
     assert torch.equal(ours["logits"], theirs["logits"])
     assert torch.equal(ours["rope_deltas"], theirs["rope_deltas"])
     assert torch.equal(ours["tokens"], theirs["tokens"])
-    assert ours["fields"] == theirs["fields"], "with KDV off the output has fields that upstream's has not"
+    assert ours["fields"] == theirs["fields"], "with KDV off the output has fields that upstream's lacks"
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("name", tiny.PROMPTS)
 def test_off_costs_nothing(upstream, fork, name, attention):
-    """Guards against keys that are captured, pooled or scored and then not used."""
+    """Guards against keys that are captured, averaged or scored and then not used."""
     assert fork[f"{name}-{attention}"]["operations"] == upstream[f"{name}-{attention}"]["operations"]
 
 

@@ -1,4 +1,4 @@
-"""The vision tower with one attention call per window length, against upstream's one call per window."""
+"""The vision encoder with one attention call per window length, against upstream's one call per window."""
 
 import pytest
 import tiny
@@ -23,7 +23,7 @@ def model(request):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The query shapes `(windows, heads, length, width)` of all attention calls."""
+    """Record the query shapes `(windows, heads, length, width)` of all attention calls."""
     shapes = []
 
     def watch(attention):
@@ -47,8 +47,8 @@ def encode(model, grids, **kwargs):
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_batched_windows_equal_single_windows(model, name):
-    """Bug guarded: windows of one length that are not neighbours are put back in another order, or attend to each
-    other. Bit for bit: on the CPU a window's result does not depend on the windows beside it."""
+    """Bug guarded: windows of equal length that are not neighbours are returned in another order, or attend to each
+    other. On the CPU the result is bit for bit the same, because it does not depend on the windows beside it."""
     embeds, keys = encode(model, GRIDS[name], return_keys=True)
     batched_embeds, batched_keys = encode(model, GRIDS[name], return_keys=True, batch_windows=True)
     assert torch.equal(batched_embeds, embeds)
@@ -56,8 +56,8 @@ def test_batched_windows_equal_single_windows(model, name):
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_windows_of_one_length_share_a_call(model, calls, name):
-    """Bug guarded: one call per window and block, which leaves a GPU waiting for the host."""
+def test_windows_of_equal_length_share_a_call(model, calls, name):
+    """Bug guarded: one call per window and block, during which a GPU waits for the host."""
     encode(model, GRIDS[name])
     windows, one_by_one = sorted(shape[2] for shape in calls), len(calls)
     calls.clear()
@@ -77,9 +77,9 @@ def test_windows_of_one_length_share_a_call(model, calls, name):
 
 
 @pytest.mark.parametrize("kdv", [False, True], ids=["full", "kdv"])
-def test_prefill_batches_and_plain_forward_is_upstreams(model, calls, kdv):
-    """Bug guarded: the shared-prefill path loops over windows, or upstream's own path no longer does (the two are the
-    same bits on the CPU only)."""
+def test_prefill_batches_windows_and_plain_forward_does_not(model, calls, kdv):
+    """Bug guarded: the shared prefill loops over windows, or upstream's own path no longer does. The two results are
+    bit for bit the same on the CPU only."""
     inputs = tiny.two_images_prompt()
     with torch.no_grad():
         model(**inputs)
@@ -94,19 +94,19 @@ def test_prefill_batches_and_plain_forward_is_upstreams(model, calls, kdv):
 
 
 def test_calls_are_bounded():
-    """Bug guarded: all frames of a long video in one eager call, whose scores do not fit into memory; or a window that
-    is longer than the bound and gets no call at all."""
-    assert modeling._window_calls([4, 4, 2, 4, 2, 4], max_scores=2 * 4**2) == [
+    """Bug guarded: all frames of a long video in one eager call, whose scores do not fit into memory; or a window
+    longer than the bound that is left out."""
+    assert modeling._group_windows([4, 4, 2, 4, 2, 4], max_scores=2 * 4**2) == [
         (4, [0, 4]),
         (4, [10, 16]),
         (2, [8, 14]),
     ]
-    assert modeling._window_calls([3, 3], max_scores=1) == [(3, [0]), (3, [3])]
+    assert modeling._group_windows([3, 3], max_scores=1) == [(3, [0]), (3, [3])]
 
 
-def test_frames_are_shared_out_in_order():
-    """Bug guarded: a frame that is cut, left out or encoded twice; a call beyond the bound; and a frame that is itself
-    beyond the bound and gets no call."""
+def test_frames_are_divided_in_order():
+    """Bug guarded: a frame that is cut, left out or encoded twice; a call beyond the bound; and a frame beyond the
+    bound that is left out."""
     frames = [[5, 2, 4], [1, 2, 4], [2, 6, 10], [1, 2, 2]]
     assert key_diversity.chunk_vision_batches(frames, max_patches=24) == [
         [[3, 2, 4]],
@@ -120,9 +120,9 @@ def test_frames_are_shared_out_in_order():
 
 @pytest.mark.parametrize("max_patches", [1, 70, 150])
 @pytest.mark.parametrize("keys", [False, True], ids=["embeds", "keys"])
-def test_pieces_of_videos_equal_whole_videos(model, monkeypatch, max_patches, keys):
-    """Bug guarded: frames that see less than their own frame when a video goes through the tower in pieces, pieces put
-    together in another order, or a piece given to another item."""
+def test_parts_of_videos_equal_whole_videos(model, monkeypatch, max_patches, keys):
+    """Bug guarded: a video encoded in parts whose patches attend to less than their own frame, parts joined in another
+    order, or a part that belongs to another item."""
     grids = torch.tensor(GRIDS["videos"] + GRIDS["video"])
     pixels = torch.randn(int(grids.prod(dim=1).sum()), tiny.PATCH_VALUES, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -130,13 +130,13 @@ def test_pieces_of_videos_equal_whole_videos(model, monkeypatch, max_patches, ke
         monkeypatch.setattr(modeling, "MAX_PATCHES", max_patches)
         seen = []
         hook = model.visual.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
-        pieces = model.model.encode_visual(None, None, pixels, grids, return_keys=keys)
+        parts = model.model.encode_visual(None, None, pixels, grids, return_keys=keys)
         hook.remove()
     assert len(seen) > 3 and sum(seen) == len(pixels)
-    for piece, item in zip(pieces, whole, strict=True):
-        assert (piece.kind, piece.grid) == (item.kind, item.grid)
-        # Not the same bits: how a matrix product sums may depend on its number of rows.
-        torch.testing.assert_close(piece.embeds, item.embeds, atol=1e-5, rtol=0)
-        assert (piece.keys is None) == (not keys)
+    for part, item in zip(parts, whole, strict=True):
+        assert (part.kind, part.grid) == (item.kind, item.grid)
+        # The bits may differ, because the order of sums in a matrix product may depend on its number of rows.
+        torch.testing.assert_close(part.embeds, item.embeds, atol=1e-5, rtol=0)
+        assert (part.keys is None) == (not keys)
         if keys:
-            torch.testing.assert_close(piece.keys, item.keys, atol=1e-5, rtol=0)
+            torch.testing.assert_close(part.keys, item.keys, atol=1e-5, rtol=0)

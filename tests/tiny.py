@@ -1,7 +1,7 @@
 """A Qwen2.5-VL small enough for unit tests, with random weights, and prompts for it made by hand.
 
-No tokenizer and no processor: ids, pixels and grids come from seeded generators, so a test knows which token
-is what. Importable without pytest, so that a subprocess on another source tree builds the same model.
+There is no tokenizer and no processor: ids, pixels and grids come from seeded generators, so a test knows the meaning
+of each token. The module does not import pytest, so that a subprocess on another source tree can build the same model.
 
     model = build_model()
     inputs = image_prompt()                      # a dict for model(**inputs) and model.generate(**inputs)
@@ -19,8 +19,8 @@ TEXT_IDS = 280  # ordinary text ids are 0 .. TEXT_IDS - 1
 PATCH, TEMPORAL_PATCH, MERGE = 14, 2, 2
 PATCH_VALUES = 3 * TEMPORAL_PATCH * PATCH * PATCH
 
-# Grids are (frames, rows, columns) of *merged* tokens. A window is 2 x 2 merged tokens: grids with odd sides
-# have cut windows at their edges, so that window order and its inverse are two different permutations.
+# Grids are (frames, rows, columns) of *merged* tokens. A window is 2 x 2 merged tokens. Grids with odd sides have cut
+# windows at their edges, so that window order and its inverse are two different permutations.
 IMAGE_GRID = (1, 5, 7)
 OTHER_IMAGE_GRID = (1, 3, 4)
 VIDEO_GRID = (3, 3, 5)
@@ -62,28 +62,31 @@ def build_config() -> Qwen2_5_VLConfig:
 
 
 def build_model(seed: int = 0, attn_implementation: str = "sdpa") -> Qwen2_5_VLForConditionalGeneration:
-    """A float32 model in eval mode on the CPU; the same weights for the same seed on every source tree."""
+    """Build a float32 model in eval mode on the CPU, with the same weights for a seed on every source tree."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration._from_config(build_config(), attn_implementation=attn_implementation)
-        # Transformers' 0.02 makes attention so flat and logits so close that wrong positions or a wrong mask
-        # would hide inside a tolerance. These weights make every token matter.
+        # With Transformers' standard deviation of 0.02, attention is so flat and logits are so close that wrong
+        # positions or a wrong mask would stay within a tolerance. With these weights every token matters.
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=1.2 / parameter[0].numel() ** 0.5)
     model.generation_config.pad_token_id = PAD
-    # A random model would write image placeholders, which a step without a cache cannot encode (nor can
-    # upstream).
+    # A random model would generate image placeholders, which a step without a cache cannot encode (nor can upstream).
     model.generation_config.suppress_tokens = SPECIAL
     return model.eval()
 
 
 def prompt(*parts, seed: int = 0) -> dict[str, torch.Tensor]:
-    """One row. A part is a number of text tokens, or ("image" | "video", (t, h, w) in merged tokens).
+    """Build one row.
 
-    Returns the keyword arguments a processor would give: input_ids and attention_mask (1, L), and per kind
-    that occurs pixel values (patches, PATCH_VALUES) and grids (items, 3) in patches; videos add seconds per
-    grid step.
+    Args:
+        parts: each a number of text tokens, or ("image" | "video", (t, h, w) in merged tokens).
+        seed: of ids and pixels.
+
+    Returns:
+        The keyword arguments that a processor would return: input_ids and attention_mask (1, L); for each kind that
+        occurs, pixel values (patches, PATCH_VALUES) and grids (items, 3) in patches; for videos, seconds per grid step.
     """
     generator = torch.Generator().manual_seed(seed)
     ids, pixels, grids = [], {"image": [], "video": []}, {"image": [], "video": []}
@@ -108,7 +111,7 @@ def prompt(*parts, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def left_pad(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Rows of `prompt` as one left-padded batch; pixels and grids are concatenated in row order."""
+    """Join rows of `prompt` into one left-padded batch, with pixels and grids in row order."""
     length = max(row["input_ids"].shape[1] for row in rows)
     batch = {}
     for name, fill in (("input_ids", PAD), ("attention_mask", 0)):
@@ -139,12 +142,12 @@ def two_images_prompt(seed: int = 4) -> dict[str, torch.Tensor]:
 
 
 def video_then_image_prompt(seed: int = 5) -> dict[str, torch.Tensor]:
-    """The video stands before the image, while encoders and processors list images first."""
+    """Build a prompt with a video before an image, while encoders and processors list images first."""
     return prompt(2, ("video", VIDEO_GRID), 3, ("image", IMAGE_GRID), 4, seed=seed)
 
 
 def interleaved_prompt(seed: int = 11) -> dict[str, torch.Tensor]:
-    """Items of both kinds in turn, some without text between them."""
+    """Build a prompt with items of both kinds in turn, some without text between them."""
     parts = [
         ("image", OTHER_IMAGE_GRID),
         1,
@@ -158,7 +161,7 @@ def interleaved_prompt(seed: int = 11) -> dict[str, torch.Tensor]:
 
 
 def mixed_rows() -> list[dict[str, torch.Tensor]]:
-    """Rows that differ in length, in kind and in number of items; one has none."""
+    """Build rows that differ in length, in kind and in number of items; one has no item."""
     return [
         two_images_prompt(seed=6),
         text_prompt(seed=7),

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers.models.qwen2_5_vl.shared_prefill import onednn_for_few_rows
+from transformers.models.qwen2_5_vl.decoding import onednn_for_few_rows
 
 from avis.evaluation.benchmark.counters import count_operators, median_seconds
 from avis.evaluation.benchmark.geometry import build_model, kept_length

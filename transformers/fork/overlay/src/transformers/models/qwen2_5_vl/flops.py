@@ -1,22 +1,22 @@
 """Closed-form floating-point cost of Qwen2.5-VL, from a configuration and token counts.
 
-Purpose: say what an answer cost, and what pruning visual tokens and drawing K rollouts saved or spent,
-without running a counter. Plain Python integers; nothing here needs torch, weights or a device.
+It gives the cost of an answer, the saving of pruned visual tokens and the cost of K rollouts without running a counter.
+All numbers are plain Python integers; nothing here needs torch, weights or a device.
 
 What is counted:
 
 - 2 FLOPs per multiply-add, of matrix multiplications (the patch embedding's convolution is one) and of
   attention (queries times keys, weights times values). The rules are those of `torch.utils.flop_counter`, and
   the results equal its results.
-- Causal attention in full: a prefill of L tokens pays for L x L pairs, although half of them are masked.
-  Torch's counter does the same; a kernel that skips the masked half executes less.
+- Causal attention in full: a prefill of L tokens costs L x L pairs, although half of them are masked. Torch's counter
+  does the same; a kernel that skips the masked half executes less.
 - Grouped key-value heads save projections and memory, not attention FLOPs: every query head meets every key.
 - Not counted: norms, softmax, activations, biases, residual sums, embedding lookups, applying the rotary
   embedding (the product that makes the language model's angles is a matrix multiplication, and is counted),
   sampling, the scores that choose the kept tokens, and the policy that chooses K.
 
-Two accountings, always named: `llm` is the language model alone (prefill and decode), the paper's #F; `total`
-adds the vision tower, which pruning after it cannot make cheaper.
+There are two accountings, always named. `llm` is the language model alone (prefill and decode), the paper's #F. `total`
+adds the vision encoder, which pruning after it cannot make cheaper.
 
 Example: an image of 52 x 38 patches (494 visual tokens) and 60 text tokens; three quarters of the visual
 tokens pruned, three rollouts.
@@ -45,10 +45,10 @@ Grid = Sequence[int]
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs of one query, by stage.
+    """The FLOPs of one query, by stage.
 
     Attributes:
-        vision: the vision tower over every image and video of the prompt, once.
+        vision: the vision encoder over every image and video of the prompt, once.
         prefill: the language model over the kept prompt, once, with the logits of its last position.
         decode: the language model over all rollouts' tokens after the first.
     """
@@ -59,29 +59,29 @@ class Cost:
 
     @property
     def llm(self) -> int:
-        """FLOPs of the language model alone: the paper's #F before normalisation."""
+        """The FLOPs of the language model alone: the paper's #F before normalisation."""
         return self.prefill + self.decode
 
     @property
     def total(self) -> int:
-        """FLOPs of everything counted: language model and vision tower."""
+        """The FLOPs of language model and vision encoder together."""
         return self.llm + self.vision
 
     def __add__(self, other: Cost) -> Cost:
-        """Sum by stage, for costs of several queries."""
+        """Add two costs stage by stage."""
         return Cost(self.vision + other.vision, self.prefill + other.prefill, self.decode + other.decode)
 
 
 def vision_encoder_flops(vision_config: Qwen2_5_VLVisionConfig, grids: Sequence[Grid]) -> int:
-    """FLOPs of the vision tower over images and videos, in the order and shape of `image_grid_thw`.
+    """Return the FLOPs of the vision encoder over images and videos.
 
     Args:
         vision_config: `config.vision_config` of any Qwen2.5-VL.
-        grids: one (t, h, w) per image or video, in patches (before the 2 x 2 merge); t counts temporal
-            patches of `temporal_patch_size` frames. Anything that `int()` takes is an integer here.
+        grids: one (t, h, w) per image or video in patches, before the 2 x 2 merge, as in `image_grid_thw`; t counts
+            temporal patches of `temporal_patch_size` frames. Each side is anything that `int()` accepts.
 
     Returns:
-        FLOPs of patch embedding, all blocks and the merger. 0 for no grids.
+        The FLOPs of patch embedding, all blocks and the merger; 0 for no grids.
 
     Raises:
         ValueError: a side is below 1, or h or w is not a multiple of `spatial_merge_size`.
@@ -90,15 +90,15 @@ def vision_encoder_flops(vision_config: Qwen2_5_VLVisionConfig, grids: Sequence[
 
 
 def prefill_flops(text_config: Qwen2_5_VLTextConfig, length: int, logits: int = 1) -> int:
-    """FLOPs of the language model's forward pass over a prompt, starting from an empty cache.
+    """Return the FLOPs of the language model over a prompt, from an empty cache.
 
     Args:
         text_config: `config.text_config` of any Qwen2.5-VL without sliding-window layers.
-        length: tokens that the language model sees, so text and *kept* visual tokens.
+        length: tokens that the language model reads: text and *kept* visual tokens.
         logits: positions whose vocabulary logits are computed; generation needs the last one only.
 
     Returns:
-        FLOPs of all layers over `length` tokens, with attention over length x length pairs, and of `lm_head`.
+        The FLOPs of all layers over `length` tokens, with attention over length x length pairs, and of `lm_head`.
 
     Raises:
         ValueError: `length` below 1, `logits` outside 0..length, or a layer with sliding-window attention.
@@ -115,22 +115,21 @@ def prefill_flops(text_config: Qwen2_5_VLTextConfig, length: int, logits: int = 
 
 
 def decode_flops(text_config: Qwen2_5_VLTextConfig, prefix: int, new_tokens: int) -> int:
-    """FLOPs of generating one rollout after its prefill. K rollouts cost the sum of K calls.
+    """Return the FLOPs of one rollout after its prefill; K rollouts cost the sum of K calls.
 
-    A rollout of n tokens takes n - 1 forward passes: its first token is sampled from the prefill's logits,
-    and its last one is never fed back. Pass j (j = 1 .. n-1) feeds one token, which attends to prefix + j
-    positions (itself included) and needs one row of logits.
+    A rollout of n tokens takes n - 1 forward passes: its first token is sampled from the prefill's logits, and its last
+    one is not read. Pass j (j = 1 .. n-1) reads one token, which attends to prefix + j positions (itself included) and
+    needs one row of logits.
 
-    Only the passes that a rollout needs are counted: rows that idle in a batch until a longer rollout ends
-    are not.
+    Only the passes that a rollout needs are counted, and not those of a row that waits for a longer rollout to end.
 
     Args:
         text_config: `config.text_config` of any Qwen2.5-VL without sliding-window layers.
-        prefix: tokens in the cache after the prefill, so the prefill's `length`.
+        prefix: tokens in the cache after the prefill, which is the prefill's `length`.
         new_tokens: tokens sampled, an end-of-sequence token included.
 
     Returns:
-        FLOPs of the rollout's forward passes; 0 for 0 or 1 new tokens.
+        The FLOPs of the rollout's forward passes; 0 for 0 or 1 new tokens.
 
     Raises:
         ValueError: `prefix` below 1, `new_tokens` below 0, or a layer with sliding-window attention.
@@ -153,22 +152,22 @@ def cost(
     kept_length: int,
     rollout_lengths: Sequence[int],
 ) -> Cost:
-    """FLOPs of one query: vision tower once, prefill once, a decode for every rollout.
+    """Return the cost of one query: one vision encoding, one prefill, one decode per rollout.
 
     Args:
         config: the model's configuration (any Qwen2.5-VL).
         grids: one (t, h, w) in patches per image or video, both kinds together; empty for a text prompt.
         prompt_length: tokens of the unpruned prompt, text and visual.
-        kept_length: tokens of the prompt that the language model sees after pruning, text *and* kept visual
-            tokens; equal to `prompt_length` when nothing was pruned.
+        kept_length: tokens of the prompt that the language model reads after pruning, text *and* kept visual tokens;
+            equal to `prompt_length` when nothing was pruned.
         rollout_lengths: tokens sampled by each of the K rollouts.
 
     Returns:
         The cost by stage.
 
     Raises:
-        ValueError: the lengths cannot belong together (fewer tokens than visual tokens, more kept than there
-            were, fewer kept than there is text), or no rollout is given, or a stage refuses its part.
+        ValueError: the lengths contradict each other (fewer tokens than visual tokens, more kept tokens than tokens,
+            fewer kept tokens than text tokens), no rollout is given, or a stage refuses its part.
     """
     vision, text = config.vision_config, config.text_config
     visual = sum(_merged_tokens(vision, *(int(side) for side in grid)) for grid in grids)
@@ -188,21 +187,29 @@ def cost(
     )
 
 
-def vanilla_cost(
-    config: Qwen2_5_VLConfig, grids: Sequence[Grid], prompt_length: int, decode_length: int
-) -> Cost:
-    """FLOPs of the vanilla model on a query: nothing pruned (rho = 0), one rollout (K = 1).
+def vanilla_cost(config: Qwen2_5_VLConfig, grids: Sequence[Grid], prompt_length: int, decode_length: int) -> Cost:
+    """Return the cost of the vanilla model on a query: nothing pruned (rho = 0), one rollout (K = 1).
 
-    How long vanilla's answer would have been is unknown unless vanilla was run. When it was not, the
-    convention is `decode_length = mean_length(the rollouts that were run)`; when it was, pass its own length.
+    The length of vanilla's answer is unknown unless vanilla was run. Then pass its own length; otherwise the convention
+    is `mean_length` of the rollouts that were run.
 
-    Args, returns and errors as in `cost`; `decode_length` is the number of tokens of vanilla's rollout.
+    Args:
+        config: as for `cost`.
+        grids: as for `cost`.
+        prompt_length: as for `cost`.
+        decode_length: tokens of vanilla's rollout.
+
+    Returns:
+        The cost by stage.
+
+    Raises:
+        ValueError: as from `cost`.
     """
     return cost(config, grids, prompt_length, prompt_length, [decode_length])
 
 
 def mean_length(rollout_lengths: Sequence[int]) -> int:
-    """Mean number of tokens of rollouts, rounded to the nearest integer, halves up.
+    """Return the mean number of tokens of rollouts, rounded to the nearest integer, halves up.
 
     Raises:
         ValueError: no lengths.
@@ -214,9 +221,16 @@ def mean_length(rollout_lengths: Sequence[int]) -> int:
 
 
 def relative(cost: Cost, vanilla: Cost) -> dict[str, float]:
-    """Cost as a fraction of vanilla's, in both accountings: `{"llm": x, "total": y}`, 1.0 for vanilla itself.
+    """Return the cost relative to vanilla's in both accountings, 1.0 for vanilla itself.
 
-    `llm` is the paper's #F. Show each with its name: they differ much on short answers to large images.
+    `llm` is the paper's #F. Show each number with its name: they differ much on short answers to large images.
+
+    Args:
+        cost: of a query or of several.
+        vanilla: the vanilla model's, on the same queries.
+
+    Returns:
+        `{"llm": fraction, "total": fraction}`.
     """
     return {"llm": cost.llm / vanilla.llm, "total": cost.total / vanilla.total}
 
@@ -241,10 +255,10 @@ def _vision_item_flops(vision: Qwen2_5_VLVisionConfig, t: int, h: int, w: int) -
 
 
 def _window_pairs(vision: Qwen2_5_VLVisionConfig, side: int) -> int:
-    """Sum of squared window lengths along one axis, in patches.
+    """Return the sum of squared window lengths along one axis, in patches.
 
-    A window is a rectangle, so its squared area is a product over the two axes, and so is the sum over the
-    grid. Windows are cut from the top left in whole merge groups; the border's is smaller when some are left.
+    A window is a rectangle. Its squared area is a product over the two axes, and so is the sum over the grid. Windows
+    are cut from the top left in whole merge groups, so the last one may be smaller.
     """
     merge = vision.spatial_merge_size
     # upstream's rounding order, which matters when window_size is not a multiple of both
@@ -261,7 +275,7 @@ def _merged_tokens(vision: Qwen2_5_VLVisionConfig, t: int, h: int, w: int) -> in
 
 
 def _text_token_flops(text: Qwen2_5_VLTextConfig) -> int:
-    """All that one token costs whatever its context: the layers' projections and the rotary angles."""
+    """Return the FLOPs of one token apart from attention: the layers' projections and the rotary angles."""
     hidden = text.hidden_size
     head_dim = hidden // text.num_attention_heads
     q_and_o = 2 * hidden * hidden
@@ -273,7 +287,7 @@ def _text_token_flops(text: Qwen2_5_VLTextConfig) -> int:
 
 
 def _text_attention_flops(text: Qwen2_5_VLTextConfig, pairs: int) -> int:
-    """Attention of all layers over `pairs` query-key pairs; heads x head_dim is the hidden size."""
+    """Return the FLOPs of all layers' attention over `pairs` query-key pairs; heads x head_dim is the hidden size."""
     if "sliding_attention" in text.layer_types:
         raise ValueError("FLOPs of sliding-window layers are not modelled: set use_sliding_window=False")
     return 4 * text.num_hidden_layers * text.hidden_size * pairs

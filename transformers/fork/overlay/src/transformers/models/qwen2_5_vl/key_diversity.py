@@ -1,18 +1,17 @@
-"""Key Diversity Visual pruning (KDV): from the vision tower's keys to the visual tokens that are kept.
+"""Key Diversity Visual pruning (KDV): from the vision encoder's keys to the kept visual tokens.
 
-Pure functions on tensors; the model that calls them is in `modeling_qwen2_5_vl.py`. KDV is AVIS's (Jeddi et
-al. 2026, arXiv 2606.11576) adaptation of KeyDiff (Park et al. 2025), a rule for evicting language-model keys,
-to the keys of the vision tower: a token whose key points where most keys of its item point is redundant, so
-it goes first.
+Pure functions on tensors; `modeling_qwen2_5_vl.py` calls them. KDV (AVIS, Jeddi et al. 2026, arXiv 2606.11576) adapts
+KeyDiff (Park et al. 2025), a rule that evicts keys of a language model, to the keys of the vision encoder. A token is
+redundant when its key points where most keys of its image or video point. Redundant tokens are pruned first.
 
     >>> import torch
     >>> keys = torch.randn(16, 256, 80)               # (heads, merged tokens, width) of one image
     >>> scores = key_diversity_scores(keys)           # (256,), high = diverse
-    >>> keep_top(scores, rho=0.75).shape              # fixed pruning: three quarters go
+    >>> keep_top(scores, rho=0.75).shape              # fixed pruning: three quarters are pruned
     torch.Size([64])
-    >>> kept = keep_diverse(scores, tau=0.785)        # adaptive pruning: as many as are redundant go
+    >>> kept = keep_diverse(scores, tau=0.785)        # adaptive pruning: all redundant tokens are pruned
 
-A new pre-LLM pruner is one function with the signature of `prune_kdv` and one entry in `PRUNERS`.
+A new pruner is one function with the signature of `prune_kdv` and one entry in `PRUNERS`.
 """
 
 import math
@@ -25,7 +24,7 @@ import torch
 import torch.nn.functional as F
 
 DEFAULT_RHO = 0.75
-MAX_PATCHES = 2**13  # of one call of the vision tower: enough rows to keep a device busy
+MAX_PATCHES = 2**13  # of one call of the vision encoder: enough rows to keep a device busy
 Grid = tuple[int, int, int]
 
 
@@ -33,33 +32,33 @@ Grid = tuple[int, int, int]
 
 
 def pool_keys(keys: torch.Tensor, window_index: torch.Tensor, merge_unit: int = 4) -> torch.Tensor:
-    """One key per merged token, in raster order.
+    """Average the keys of each merged token's patches, and put them into raster order.
 
-    The tower works in window order: its row `i` of merge groups is token `window_index[i]` of the raster.
+    The vision encoder works in window order: its merge group `i` is token `window_index[i]` of the raster.
 
     Args:
         keys: `(merge_unit * N, H, d)`, the patches' keys in window order, merge group by merge group.
-        window_index: `(N,)`, the permutation that the tower's `get_window_index` returns.
+        window_index: `(N,)`, the permutation that the encoder's `get_window_index` returns.
         merge_unit: patches per merged token.
 
     Returns:
-        `(H, N, d)` float32: the mean key of each token's patches, frame-major for videos.
+        `(H, N, d)` float32: one key per token and head, frame-major for videos.
     """
     merged = keys.float().unflatten(0, (-1, merge_unit)).mean(dim=1)
     return merged[torch.argsort(window_index)].transpose(0, 1)
 
 
 def key_diversity_scores(keys: torch.Tensor) -> torch.Tensor:
-    """The KDV score of every token of one item: minus the cosine to the mean key, averaged over heads.
+    """Return the KDV score of every token of one item: minus the cosine to the mean key, averaged over heads.
 
-    With `k` the keys normalised to length 1 and the anchor `a_h = mean_n k_hn`,
-    `s_n = mean_h(-cos(k_hn, a_h))` (AVIS; KeyDiff's score with the vision tower's keys). Linear in N.
+    With the keys `k` normalised to length 1 and the anchor `a_h = mean_n k_hn`, the score is
+    `s_n = mean_h(-cos(k_hn, a_h))` (AVIS; KeyDiff's score with the vision encoder's keys). The cost is linear in N.
 
     Args:
         keys: `(H, N, d)`, the keys of one item, of any floating type.
 
     Returns:
-        `(N,)` float32 in [-1, 1]; high = diverse = kept.
+        `(N,)` float32 in [-1, 1]; tokens with high scores are diverse and are kept.
     """
     unit = F.normalize(keys.float(), dim=-1)
     anchor = F.normalize(unit.mean(dim=1, keepdim=True), dim=-1)
@@ -67,10 +66,20 @@ def key_diversity_scores(keys: torch.Tensor) -> torch.Tensor:
 
 
 def keep_count(n: int, rho: float) -> int:
-    """How many of `n` tokens stay when the fraction `rho` is pruned: the one place where this is rounded.
+    """Return how many of `n` tokens are kept when the fraction `rho` is pruned.
 
-    `max(1, floor((1 - rho) * n + 1e-6))`; the 1e-6 keeps 0.9 of 10 tokens from leaving 0.9999999 token.
-    Raises ValueError when `n < 1` or `rho` is not in [0, 1].
+    This is the only place where the number is rounded: `max(1, floor((1 - rho) * n + 1e-6))`. Without the 1e-6, pruning
+    0.9 of 10 tokens would leave 0.9999999 token, so none.
+
+    Args:
+        n: tokens of the item, at least 1.
+        rho: the fraction that is *pruned*, in [0, 1].
+
+    Returns:
+        The number of kept tokens, at least 1.
+
+    Raises:
+        ValueError: `n` or `rho` is out of range.
     """
     if n < 1:
         raise ValueError(f"a visual item has at least one token, got n = {n}")
@@ -79,30 +88,39 @@ def keep_count(n: int, rho: float) -> int:
 
 
 def keep_top(scores: torch.Tensor, rho: float) -> torch.Tensor:
-    """Fixed pruning: the indices of the `keep_count(N, rho)` highest scores; of equal scores the first stays.
+    """Select the `keep_count(N, rho)` tokens with the highest scores (fixed pruning).
+
+    Of equal scores, the one with the lower index is kept.
 
     Args:
         scores: `(N,)`.
         rho: the fraction that is *pruned*, in [0, 1].
 
     Returns:
-        `(keep_count,)` int64, ascending, on the scores' device.
+        `(keep_count,)` int64, ascending indices on the scores' device.
+
+    Raises:
+        ValueError: no scores, or `rho` is out of range.
     """
     order = torch.sort(scores, descending=True, stable=True).indices
     return order[: keep_count(len(scores), rho)].sort().values
 
 
 def keep_diverse(scores: torch.Tensor, tau: float) -> torch.Tensor:
-    """Adaptive pruning: the indices of the tokens at an angle of at least `tau` to the anchor, never none.
+    """Select the tokens at an angle of at least `tau` to the anchor (adaptive pruning).
 
-    Token n goes when `s_n < -cos(tau)` (AVIS, adaptive pruning). When all would go, the highest score stays.
+    Token n is pruned when `s_n < -cos(tau)` (AVIS, adaptive pruning). When that prunes all tokens, the one with the
+    highest score is kept.
 
     Args:
         scores: `(N,)`.
-        tau: radians, in (0, pi). The larger, the more is pruned.
+        tau: radians, in (0, pi). A larger angle prunes more tokens.
 
     Returns:
-        `(kept,)` int64, ascending, on the scores' device.
+        `(kept,)` int64, ascending indices on the scores' device, at least one.
+
+    Raises:
+        ValueError: `tau` is out of range.
     """
     _check_tau(tau)
     kept = (scores >= -math.cos(tau)).nonzero().squeeze(1)
@@ -115,17 +133,20 @@ def keep_diverse(scores: torch.Tensor, tau: float) -> torch.Tensor:
 def prune_kdv(
     keys: torch.Tensor, embeds: torch.Tensor, grid: Grid, *, rho: Optional[float], tau: Optional[float], seed: int
 ) -> torch.Tensor:
-    """Keep the tokens with the most diverse keys: a fraction (`rho` set) or by angle (`tau` set).
+    """Keep the tokens with the most diverse keys: a fraction of them, or all beyond an angle.
 
-    Args, for every pruner:
-        keys: `(H, N, d)` float32, last vision block, after rotary embedding, pooled, raster order.
-        embeds: `(N, D)`, what the language model would be given, raster order.
-        grid: (t, h, w) in merged tokens, `t * h * w = N`.
-        rho, tau: exactly one is not None; see `keep_top` and `keep_diverse`.
-        seed: for pruners that draw; two items of a prompt get the same one.
+    Every pruner has these arguments. Exactly one of `rho` and `tau` is not None.
+
+    Args:
+        keys: `(H, N, d)` float32, of the last vision block after rotary embedding, pooled, in raster order.
+        embeds: `(N, D)`, the embeddings for the language model, in raster order.
+        grid: (t, h, w) in merged tokens, with `t * h * w = N`.
+        rho: the fraction to prune; see `keep_top`.
+        tau: the angle below which a token is pruned; see `keep_diverse`.
+        seed: for pruners that draw random numbers; all items of a prompt get the same seed.
 
     Returns:
-        Ascending int64 indices into the N tokens, at least one.
+        Ascending int64 indices of the kept tokens, at least one.
     """
     scores = key_diversity_scores(keys)
     return keep_top(scores, rho) if tau is None else keep_diverse(scores, tau)
@@ -134,9 +155,10 @@ def prune_kdv(
 def prune_random(
     keys: torch.Tensor, embeds: torch.Tensor, grid: Grid, *, rho: Optional[float], tau: Optional[float], seed: int
 ) -> torch.Tensor:
-    """The baseline of every table: as many tokens as KDV would keep, drawn uniformly.
+    """Keep as many tokens as KDV would keep, drawn uniformly: the baseline of every table.
 
-    Drawn on the CPU, so that the same seed keeps the same tokens on every device.
+    The draw is made on the CPU, so that one seed keeps the same tokens on every device. Arguments and result are those
+    of `prune_kdv`.
     """
     n = len(embeds)
     count = keep_count(n, rho) if tau is None else len(keep_diverse(key_diversity_scores(keys), tau))
@@ -147,14 +169,21 @@ def prune_random(
 PRUNERS = {"kdv": prune_kdv, "random": prune_random}
 
 
-# ---- What travels through the model ------------------------------------------------------------------------
+# ---- Configuration and encoded items -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class KdvConfig:
-    """How to prune. Give `rho` (fixed) or `tau` (adaptive), not both; neither means `rho = 0.75`.
+    """How to prune: a fixed fraction (`rho`) or an angle (`tau`). Without either, `rho` is 0.75.
 
-    Raises ValueError on values out of range, on both, and on an unknown pruner.
+    Attributes:
+        rho: the fraction of tokens that is pruned, in [0, 1].
+        tau: the angle in radians below which a token is pruned, in (0, pi).
+        pruner: a name in `PRUNERS`.
+        seed: for pruners that draw random numbers.
+
+    Raises:
+        ValueError: a value out of range, both `rho` and `tau`, or an unknown pruner.
     """
 
     rho: Optional[float] = None
@@ -175,17 +204,18 @@ class KdvConfig:
             _check_rho(self.rho)
 
 
-def kdv_config(
+def make_kdv_config(
     enable_kdv: bool,
     kdv_ratio: Optional[float],
     kdv_threshold: Optional[float],
     pruner: str,
     pruner_seed: int,
 ) -> Optional[KdvConfig]:
-    """The settings that the model's keyword arguments ask for; None when KDV is off.
+    """Return the `KdvConfig` of the model's keyword arguments, or None when KDV is off.
 
-    Raises ValueError as `KdvConfig` does, and when a `kdv_*` argument is given although KDV is off: such a
-    call would run unpruned and look as if it had been pruned.
+    Raises:
+        ValueError: a reason of `KdvConfig`'s, or an argument of pruning although KDV is off. Such a call would run
+            unpruned and look as if it were pruned.
     """
     if enable_kdv:
         return KdvConfig(kdv_ratio, kdv_threshold, pruner, pruner_seed)
@@ -196,10 +226,13 @@ def kdv_config(
 
 @dataclass(frozen=True, eq=False)
 class VisualItem:
-    """One encoded image or video: everything a pruner may look at.
+    """One encoded image or video: everything that a pruner may read.
 
-    kind: "image" or "video". grid: (t, h, w) in merged tokens. embeds: `(N, D)`. keys: `(H, N, d)` float32, or None
-    when it was encoded without them.
+    Attributes:
+        kind: "image" or "video".
+        grid: (t, h, w) in merged tokens, with `t * h * w = N`.
+        embeds: `(N, D)`, the embeddings for the language model.
+        keys: `(H, N, d)` float32, or None when the item was encoded without them.
     """
 
     kind: Literal["image", "video"]
@@ -208,62 +241,85 @@ class VisualItem:
     keys: Optional[torch.Tensor]
 
 
-def prune_item(item: VisualItem, settings: KdvConfig) -> torch.Tensor:
-    """The kept tokens of one item: ascending int64 indices into its N tokens. Raises ValueError without keys."""
+def prune_item(item: VisualItem, config: KdvConfig) -> torch.Tensor:
+    """Select the kept tokens of one item.
+
+    Args:
+        item: an item that was encoded with keys.
+        config: how to prune.
+
+    Returns:
+        Ascending int64 indices of the kept tokens, at least one.
+
+    Raises:
+        ValueError: the item has no keys.
+    """
     if item.keys is None:
         raise ValueError("this visual item was encoded without keys and cannot be pruned: encode it with return_keys")
-    prune = PRUNERS[settings.pruner]
-    return prune(item.keys, item.embeds, item.grid, rho=settings.rho, tau=settings.tau, seed=settings.seed)
+    prune = PRUNERS[config.pruner]
+    return prune(item.keys, item.embeds, item.grid, rho=config.rho, tau=config.tau, seed=config.seed)
 
 
-# ---- Where items stand in a batch, and what is left of it --------------------------------------------------
+# ---- Items and batches -------------------------------------------------------------------------------------
 
 
 def patch_grids(items: Sequence[VisualItem], kind: str, merge_size: int) -> Optional[torch.Tensor]:
-    """The `image_grid_thw` or `video_grid_thw` of a processor for these items: `(items, 3)`, None for none."""
+    """Return the `image_grid_thw` or `video_grid_thw` that a processor would return for these items.
+
+    Args:
+        items: encoded items of any kind.
+        kind: "image" or "video"; items of the other kind are left out.
+        merge_size: patches along one side of a merged token.
+
+    Returns:
+        `(items, 3)` int64, in patches, or None when there is no item of this kind.
+    """
     grids = [item.grid for item in items if item.kind == kind]
     return torch.tensor([(t, h * merge_size, w * merge_size) for t, h, w in grids]) if grids else None
 
 
 def chunk_vision_batches(grids: Sequence[Sequence[int]], max_patches: int) -> list[list[list[int]]]:
-    """Which whole frames share a call of the vision tower: up to `max_patches` patches, at least one frame.
+    """Divide items into calls of the vision encoder of up to `max_patches` patches, and at least one frame, each.
 
-    Frames do not see each other in the tower, so a long video can go through in pieces, and takes the memory of one.
+    Frames do not attend to each other in the encoder. A long video can therefore be encoded in parts, which takes the
+    memory of one part.
 
     Args:
         grids: (t, h, w) in patches, of the items of one kind.
+        max_patches: patches of one call.
 
     Returns:
-        For each call its grids, in the same order: of items, or of some frames of one.
+        For each call its grids in the given order: whole items, or some frames of one.
     """
-    calls: list[list[list[int]]] = []
-    room = 0
+    batches: list[list[list[int]]] = []
+    free_patches = 0
     for t, h, w in grids:
         while t:
-            if room < h * w:
-                calls.append([])
-                room = max(max_patches, h * w)
-            frames = min(t, room // (h * w))
-            calls[-1].append([frames, h, w])
-            room -= frames * h * w
+            if free_patches < h * w:
+                batches.append([])
+                free_patches = max(max_patches, h * w)
+            frames = min(t, free_patches // (h * w))
+            batches[-1].append([frames, h, w])
+            free_patches -= frames * h * w
             t -= frames
-    return calls
+    return batches
 
 
 def placeholder_spans(
     input_ids: torch.Tensor, items: Sequence[VisualItem], token_ids: dict[str, int]
 ) -> list[torch.Tensor]:
-    """The places that each item's tokens take in a batch of prompts.
+    """Find the places of each item's tokens in a batch of prompts.
 
     Args:
         input_ids: `(B, L)`.
-        items: of all rows; within a kind in reading order. Kinds may be mixed in any way.
-        token_ids: placeholder id by kind.
+        items: of all rows; within a kind in reading order. The two kinds may be mixed in any way.
+        token_ids: the placeholder's token id by kind.
 
     Returns:
-        Per item `(N,)` int64 indices into the flattened `(B * L,)` batch, ascending.
+        Per item `(N,)` int64, ascending indices into the flattened `(B * L,)` batch.
 
-    Raises ValueError when a kind has more or fewer placeholders than tokens.
+    Raises:
+        ValueError: a kind has more or fewer placeholders than tokens.
     """
     spans = {}
     for kind, token_id in token_ids.items():
@@ -278,14 +334,16 @@ def placeholder_spans(
 def repeat_row_items(
     items: Sequence[VisualItem], items_per_row: dict[str, list[int]], times: int
 ) -> tuple[VisualItem, ...]:
-    """The items of a batch whose rows are each repeated `times` times in place, as `generate` does for beams.
+    """Repeat the items of each row of a batch, as `generate` repeats the rows for beams.
 
     Args:
         items: of all rows; within a kind in reading order.
-        items_per_row: by kind, how many items each row has.
+        items_per_row: by kind the number of items of each row.
+        times: how often each row is repeated, in place.
 
     Returns:
-        Images, then videos; a row's items of a kind occur `times` times in a row. References, not copies.
+        Images, then videos; the items of one row and kind occur `times` times in succession. They are references, not
+        copies.
     """
     repeated = []
     for kind, counts in items_per_row.items():
@@ -296,18 +354,19 @@ def repeat_row_items(
 
 
 def left_pad_indices(keep_mask: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which columns of a pruned batch come from where, left-padded to the longest row that is left.
+    """Find the columns of a pruned batch that is left-padded to its longest row.
 
     Args:
         keep_mask: `(B, L)` bool, False at pruned tokens.
         attention_mask: `(B, L)`, 0 at padding.
 
     Returns:
-        index: `(B, Lk)` int64 into the L columns, in their order; at the padding it points to dropped ones.
-        pruned mask: `(B, Lk)` of the attention mask's type, 0 at the padding. `Lk` is what the longest row has.
+        Two tensors `(B, P)`, where P is the number of kept tokens of the longest row. First int64 indices into the L
+        columns, in their order, which point to dropped columns at the padding. Then the attention mask of the pruned
+        batch, in the type of the one given.
     """
     real = keep_mask & (attention_mask != 0)
-    # A stable sort of dropped before kept is left padding: both keep their order, and the right end stays.
+    # A stable sort of dropped before kept columns is left padding: both keep their order, and the right end remains.
     order = torch.argsort(real.int(), dim=1, stable=True)
     index = order[:, order.shape[1] - int(real.sum(dim=1).max()) :]
     return index, real.gather(1, index).to(attention_mask.dtype)
