@@ -1,17 +1,20 @@
-"""The bundled model from nothing: a small Qwen2.5-VL, its tokenizer, chat template and processors.
+"""Makes a new small Qwen2.5-VL with its tokenizer, chat template and processors, and saves it.
 
-What it writes is an ordinary `from_pretrained` folder; nothing about it is special to this project::
+The saved folder is an ordinary `from_pretrained` folder; nothing about it is special to this project::
 
-    from avis.garden.model import new_model, new_processor
     processor = new_processor()
     model = new_model(processor.tokenizer, seed=0)
+    save_model_folder(model, processor, Path("models/new"))
 """
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
@@ -20,6 +23,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from avis.files import write_atomically
 from avis.garden.scenes import LEVELS, rng_for
 from avis.garden.tasks import FORMS, TASKS, make_item
 from avis.prompts import with_instruction
@@ -42,15 +46,15 @@ SPECIAL = (
     "<|video_pad|>",
 )
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-SYSTEM = "You are a helpful assistant."
-# Kept in the model's config: the demo prints it beside answers about other people's pictures.
+SYSTEM_PROMPT = "You are a helpful assistant."
+# Stored in the model's config: the demo prints it beside answers about other images.
 KNOWS = (
-    "this small model knows one world only: drawn pictures and clips of wooden rabbits, bears, cats and ducks; what "
+    "this small model knows one world only: drawn images and videos of wooden rabbits, bears, cats and ducks; what "
     "they wear, what they cost, where they stand and go, and what is written on signs"
 )
-# A digit stands alone, and so does a capital that begins no word, but either may carry the space before it: a running
-# count and a letter of a sign then cost one token.
-SPLIT = (
+# A digit stands alone, and so does a capital that begins no word, but either may carry the space before it, so that a
+# running count and a letter of a sign cost one token.
+PRE_TOKENIZER_PATTERN = (
     r" ?[A-Z](?![a-z])|(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -82,25 +86,25 @@ CHAT_TEMPLATE = r"""
 
 
 def _corpus() -> Iterator[str]:
-    """The text that the tokenizer learns its words from: training questions in both forms, and their responses."""
+    """Yield the text that the tokenizer is trained on: training questions in both forms, and their responses."""
     for number, task in enumerate(TASKS):
         for index in range(400):
             rng = rng_for("train", 500, number, index)
             item = make_item(rng, task, 1 + index % len(LEVELS), FORMS[index % 2])
-            thinking = index % 8 != 0
-            yield with_instruction(item.question, thinking)
-            yield item.response(thinking)
-            yield "system\n" + SYSTEM
+            enable_thinking = index % 8 != 0
+            yield with_instruction(item.question, enable_thinking)
+            yield item.response(enable_thinking)
+            yield "system\n" + SYSTEM_PROMPT
             yield "user\nassistant\n"
 
 
 def new_tokenizer() -> Qwen2TokenizerFast:
-    """A byte-level BPE tokenizer of at most `VOCABULARY` entries: any text can be written, the garden's briefly."""
+    """Return a byte-level BPE tokenizer of at most `VOCABULARY` entries: it encodes any text, the garden's briefly."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.Split(Regex(PRE_TOKENIZER_PATTERN), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -128,7 +132,7 @@ def new_tokenizer() -> Qwen2TokenizerFast:
 
 
 def new_processor() -> Qwen2_5_VLProcessor:
-    """Tokenizer, image and video processors with the chat template; pixel bounds fit the garden's pictures."""
+    """Return tokenizer, image and video processors with the chat template; pixel bounds fit the garden's images."""
     size = {"shortest_edge": 4 * 28 * 28, "longest_edge": 640 * 28 * 28}
     vision = dict(patch_size=14, temporal_patch_size=2, merge_size=2, size=size)
     return Qwen2_5_VLProcessor(
@@ -140,7 +144,7 @@ def new_processor() -> Qwen2_5_VLProcessor:
 
 
 def new_config(tokenizer: Qwen2TokenizerFast) -> Qwen2_5_VLConfig:
-    """About 3.5M parameters: vision 5 layers x 128, text 4 layers x 192."""
+    """Return the config of about 3.5M parameters: vision 5 layers x 128, text 4 layers x 192."""
     names = ("vision_start", "vision_end", "image_pad", "video_pad")
     ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in names}
     return Qwen2_5_VLConfig(
@@ -182,7 +186,7 @@ def new_config(tokenizer: Qwen2TokenizerFast) -> Qwen2_5_VLConfig:
 
 
 def new_model(tokenizer: Qwen2TokenizerFast, seed: int) -> Qwen2_5_VLForConditionalGeneration:
-    """The model with fresh weights, float32."""
+    """Return the model with fresh weights, float32."""
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(new_config(tokenizer))
     generation = model.generation_config
@@ -190,3 +194,30 @@ def new_model(tokenizer: Qwen2TokenizerFast, seed: int) -> Qwen2_5_VLForConditio
     generation.pad_token_id = tokenizer.pad_token_id
     generation.bos_token_id = None
     return model
+
+
+def save_model_folder(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, folder: Path) -> None:
+    """Write a `from_pretrained` folder that every release of Transformers loads alike.
+
+    Two fields differ from those that Transformers 4.57 writes. The architecture stands at the top of `config.json`,
+    too, where 5.x and other programs look for it: 4.57 writes and reads it in the text model's part. The tokenizer's
+    class is the plain fast one: 5.x replaces the pre-tokenizer of a `Qwen2Tokenizer` by Qwen's own, which cuts digits
+    from their spaces.
+
+    Args:
+        model: the model; its weights are written in shards of at most 15 MB.
+        processor: its processor.
+        folder: to write; files of the same names are replaced.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    model.save_pretrained(folder, max_shard_size="15MB", safe_serialization=True)
+    processor.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["architectures"] = [type(model).__name__]
+    write_atomically(folder / "config.json", (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    tokenizer["tokenizer_class"] = PreTrainedTokenizerFast.__name__
+    text = json.dumps(tokenizer, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    write_atomically(folder / "tokenizer_config.json", text.encode())

@@ -1,28 +1,28 @@
-"""Draws the garden's contact sheet: two items for each task and level, one of each form, nobody having picked them.
+"""Draws the garden's contact sheet: for each task and level, the first item of each form.
 
 python -m avis.garden.sheet --out assets/garden.png
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from avis.garden.render import frames, render
+from avis.cli import ArgumentParser, run_command
+from avis.garden.render import render, render_frames
 from avis.garden.scenes import LEVELS
 from avis.garden.tasks import FORMS, TASKS, Item, item_for
 
-CELL, TALL = 274, 210  # pixels: a picture's width, and its height at most
+CELL, TALL = 274, 210  # pixels: an image's width, and its height at most
 GAP, SIDE, HEAD = 12, 122, 118  # between cells, left of them for the tasks' names, above them for title and levels
 TEXT, LINE = 14, 18  # size of the small type, and from one line to the next
 PAPER, STRIPE, INK, FAINT, GREEN, RED = "#faf6ec", "#f1ead8", "#3a2f28", "#8d8071", "#2f6b3c", "#a04030"
-MEDIA = {"image": "one picture", "images": "two pictures", "video": "a clip"}
-COLOURS = 256  # what is drawn needs no more, and the file stays small
+MEDIA = {"image": "one image", "images": "two images", "video": "a video"}
+COLOURS = 256  # enough for the drawings, and the file stays small
 
 
-def shown(split: str = "train") -> dict[tuple[str, int], list[Item]]:
-    """The first free and the first multiple-choice item of each task and level, in the order of the split."""
+def first_items(split: str = "train") -> dict[tuple[str, int], list[Item]]:
+    """Return the first free and the first multiple-choice item of a split for each task and level."""
     found: dict[tuple[str, int, str], Item] = {}
     index = 0
     while len(found) < len(TASKS) * len(LEVELS) * len(FORMS):
@@ -32,26 +32,26 @@ def shown(split: str = "train") -> dict[tuple[str, int], list[Item]]:
     return {(t, n): [found[t, n, form] for form in FORMS] for t in TASKS for n in range(1, len(LEVELS) + 1)}
 
 
-def strip(item: Item) -> Image.Image:
-    """The item's picture, its two pictures side by side, or three frames of its clip, `CELL` pixels wide at most."""
+def draw_strip(item: Item) -> Image.Image:
+    """Return an item's image, its two images, or three frames of its video, at most `CELL` pixels wide in all."""
     if item.medium == "video":
         seconds = item.scenes[0].seconds
-        pictures = list(frames(item.scenes[0], [seconds / 6, seconds / 2, seconds * 5 / 6]))
+        images = list(render_frames(item.scenes[0], [seconds / 6, seconds / 2, seconds * 5 / 6]))
     else:
-        pictures = [render(scene) for scene in item.scenes]
-    wide = (CELL - 4 * (len(pictures) - 1)) // len(pictures)
-    scale = min(min(wide / picture.width, TALL / picture.height) for picture in pictures)
-    small = [p.resize((round(scale * p.width), round(scale * p.height)), Image.LANCZOS) for p in pictures]
+        images = [render(scene) for scene in item.scenes]
+    wide = (CELL - 4 * (len(images) - 1)) // len(images)
+    scale = min(min(wide / image.width, TALL / image.height) for image in images)
+    small = [p.resize((round(scale * p.width), round(scale * p.height)), Image.LANCZOS) for p in images]
     sheet = Image.new("RGB", (sum(p.width + 4 for p in small) - 4, max(p.height for p in small)), PAPER)
     left = 0
-    for picture in small:
-        sheet.paste(picture, (left, 0))
-        left += picture.width + 4
+    for image in small:
+        sheet.paste(image, (left, 0))
+        left += image.width + 4
     return sheet
 
 
-def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """The text in lines of at most `width` pixels, broken between words."""
+def wrap_text(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Return the text in lines of at most `width` pixels, broken between words."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -62,23 +62,23 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     return lines
 
 
-def caption(item: Item, font: ImageFont.FreeTypeFont) -> list[tuple[str, str]]:
-    """The lines beneath a picture, each with its colour: question, options, answer."""
+def caption_lines(item: Item, font: ImageFont.FreeTypeFont) -> list[tuple[str, str]]:
+    """Return the lines beneath an image, each with its colour: question, options, answer."""
     question, _, options = item.question.partition("\n")
-    lines = [(line, INK) for line in wrapped(question, font, CELL)]
-    lines += [(line, FAINT) for line in wrapped(options, font, CELL) if line]
+    lines = [(line, INK) for line in wrap_text(question, font, CELL)]
+    lines += [(line, FAINT) for line in wrap_text(options, font, CELL) if line]
     answer = item.answer if item.form == "free" else f"{item.answer}, {item.value}"
-    return lines + [(answer, GREEN) if item.answerable else (f"{answer} (nobody can tell)", RED)]
+    return lines + [(answer, GREEN) if item.answerable else (f"{answer} (not answerable)", RED)]
 
 
-def sheet() -> Image.Image:
-    """The whole sheet, RGB: a row a task, two columns a level."""
+def draw_sheet() -> Image.Image:
+    """Return the whole sheet, RGB: a row for each task, two columns for each level."""
     small, middle, large = (ImageFont.load_default(size) for size in (TEXT, 20, 40))
-    items, step = shown(), CELL + GAP
+    items, step = first_items(), CELL + GAP
     rows = []
     for task in TASKS:
         row = [item for level in range(1, len(LEVELS) + 1) for item in items[task, level]]
-        rows.append((task, [(strip(item), caption(item, small)) for item in row]))
+        rows.append((task, [(draw_strip(item), caption_lines(item, small)) for item in row]))
     tops = [HEAD]
     for _, cells in rows:
         drawn, text = max(p.height for p, _ in cells), max(len(lines) for _, lines in cells)
@@ -98,27 +98,27 @@ def sheet() -> Image.Image:
         draw.line([GAP, top - 9, width - GAP, top - 9], "#ddd2bb")
         draw.text((GAP + 4, top), task, INK, middle)
         draw.text((GAP + 4, top + 27), MEDIA[TASKS[task].medium], FAINT, small)
-        tallest = max(picture.height for picture, _ in cells)
-        for n, (picture, lines) in enumerate(cells):
+        tallest = max(image.height for image, _ in cells)
+        for n, (image, lines) in enumerate(cells):
             left = SIDE + n * step
-            canvas.paste(picture, (left + (CELL - picture.width) // 2, top + (tallest - picture.height) // 2))
+            canvas.paste(image, (left + (CELL - image.width) // 2, top + (tallest - image.height) // 2))
             for row, (line, colour) in enumerate(lines):
                 draw.text((left, top + tallest + 8 + row * LINE), line, colour, small)
     return canvas
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; a file that cannot be written is told in one line, and gives 2."""
-    parser = argparse.ArgumentParser(prog="python -m avis.garden.sheet", description="Draw the garden's contact sheet.")
-    parser.add_argument("--out", type=Path, default=Path("assets/garden.png"))
+    """Run the command line; return 2 for a file that cannot be written."""
+    parser = ArgumentParser(prog="python -m avis.garden.sheet", description="Draw the garden's contact sheet.")
+    parser.add_argument("--out", type=Path, default=Path("assets/garden.png"), help="PNG (default: %(default)s)")
     out = parser.parse_args(argv).out
-    try:
+
+    def command() -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        sheet().quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        sheet = draw_sheet().quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        sheet.save(out, "PNG", optimize=True)
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,24 @@
-"""A split of the garden as a set of questions, and the one place that opens any set by its name::
+"""A split of the garden as a set of questions, and the one function that opens any set by its name::
 
 source = open_source("garden:dev")          # or a .tsv or .jsonl file
 question = source.question(7)
 messages = question.messages(source.media(7, folder))
 """
 
-import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from string import ascii_uppercase
 
-from avis.garden.make import chat_parts
+from avis.garden.hashes import items_sha256
+from avis.garden.media import chat_parts
 from avis.garden.tasks import SPLIT_SIZES, item_for
 from avis.questions import Label, Question, QuestionFile
 
 
 class GardenSource:
-    """A split of the garden, drawn when it is asked for.
+    """A split of the garden, each item drawn when it is asked for.
 
     Attributes:
         name: `garden-<split>`.
@@ -28,7 +26,14 @@ class GardenSource:
     """
 
     def __init__(self, split: str):
-        """Raises ValueError for no such split."""
+        """Open a split.
+
+        Args:
+            split: one of `tasks.SPLIT_SIZES`.
+
+        Raises:
+            ValueError: no such split.
+        """
         if split not in SPLIT_SIZES:
             raise ValueError(f"split must be one of {', '.join(SPLIT_SIZES)}, got {split!r:.100}")
         self.split, self.name = split, f"garden-{split}"
@@ -39,10 +44,7 @@ class GardenSource:
     @cached_property
     def sha256(self) -> str:
         """The SHA-256 of the split's items as drawn: scenes, questions and answers, without their pixels."""
-        digest = hashlib.sha256()
-        for index in range(len(self)):
-            digest.update(json.dumps(asdict(item_for(self.split, index)), sort_keys=True, default=str).encode())
-        return digest.hexdigest()
+        return items_sha256(self.split, range(len(self)))
 
     def groups(self) -> Iterator[list[int]]:
         """Yield the questions' indices in order, those about one scene together."""
@@ -50,7 +52,7 @@ class GardenSource:
             yield list(group)
 
     def question(self, index: int) -> Question:
-        """Return a question."""
+        """Return a question, with its label."""
         item = item_for(self.split, index)
         label = Label(
             truth=item.answer,
@@ -65,7 +67,12 @@ class GardenSource:
         return Question(index, item.question, label=label)
 
     def media(self, index: int, folder: Path) -> list[dict]:
-        """Return what a question shows, as parts of a turn; videos are written into `folder`, as a user's are files."""
+        """Return what a question shows, as parts of a turn.
+
+        Args:
+            index: of the question.
+            folder: videos are written there, as a user's are files.
+        """
         return chat_parts(item_for(self.split, index).scenes, folder)
 
 

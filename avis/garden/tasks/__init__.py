@@ -1,10 +1,8 @@
-"""Every task of the garden, and the items that splits are made of.
+"""All tasks of the garden, and the items that splits are made of::
 
-Example::
-
-    from avis.garden.tasks import item_for
-    item = item_for("dev", 7)
-    print(item.task, item.level, item.question, item.trace, item.answer)
+from avis.garden.tasks import item_for
+item = item_for("dev", 7)
+print(item.task, item.level, item.question, item.trace, item.answer)
 """
 
 from collections.abc import Sequence
@@ -12,7 +10,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from avis.garden.scenes import LEVELS, TOKEN, Scene, hide, rng_for
+from avis.garden.placement import hide
+from avis.garden.scenes import LEVELS, TOKEN, Scene, rng_for
 from avis.garden.tasks.appear import Appear
 from avis.garden.tasks.attribute import Attribute
 from avis.garden.tasks.base import LETTERS, Extras, Task
@@ -30,12 +29,12 @@ from avis.garden.tasks.price import Price
 from avis.garden.tasks.read import Read
 from avis.garden.tasks.relation import Relation
 
-IMAGE = (Count(), Exist(), Attribute(), Compare(), Relation(), Odd(), Read(), Price())
-IMAGES = (More(), Differ())
-VIDEO = (Motion(), Hops(), Appear(), Passed(), Changed())
-TASKS: dict[str, Task] = {task.name: task for task in IMAGE + IMAGES + VIDEO}
+IMAGE_TASKS: tuple[Task, ...] = (Count(), Exist(), Attribute(), Compare(), Relation(), Odd(), Read(), Price())
+PAIR_TASKS: tuple[Task, ...] = (More(), Differ())
+VIDEO_TASKS: tuple[Task, ...] = (Motion(), Hops(), Appear(), Passed(), Changed())
+TASKS: dict[str, Task] = {task.name: task for task in IMAGE_TASKS + PAIR_TASKS + VIDEO_TASKS}
 FORMS = ("free", "choice")
-# Sizes in merged visual tokens (columns, rows): of a picture, of one of two pictures, and of a clip's frames.
+# Sizes in merged visual tokens (columns, rows): of an image, of one of two images, and of a video's frames.
 SIZES = {
     "image": (
         *((16, 16), (18, 14), (14, 20), (24, 12), (20, 16), (16, 22)),
@@ -44,18 +43,29 @@ SIZES = {
     "images": ((12, 12), (14, 11), (11, 14), (16, 12), (14, 14), (13, 17)),
     "video": ((8, 8), (9, 8), (8, 9), (10, 7), (9, 9)),
 }
-SPLIT_SIZES = {"train": 100_000, "calibration": 5000, "dev": 1000, "test": 2500}  # one in five shows a clip
-QUESTIONS = 4  # about each calibration picture
-HOPELESS = 0.15  # share of level 5 that cannot be answered from the pixels
+SPLIT_SIZES = {"train": 100_000, "calibration": 5000, "dev": 1000, "test": 2500}  # one item in five shows a video
+QUESTIONS_PER_IMAGE = 4  # in calibration
+UNANSWERABLE_SHARE = 0.15  # of level 5: what cannot be answered from the pixels
 
 
 @dataclass(frozen=True)
 class Item:
-    """Pictures or a clip, one question about them, its answer, and a reasoning trace (without tags).
+    """One or two images or a video, and one question about them.
 
-    `question` holds the options when `form` is "choice", and `answer` is then a letter; `value` is the answer in words.
-    `scene_id` names what is shown: items with the same one share their pictures. `answerable` is False when the pixels
-    do not tell.
+    Attributes:
+        task: a name in `TASKS`.
+        medium: "image", "images" (two) or "video".
+        level: of difficulty, 1 to 5.
+        form: "free" or "choice".
+        scenes: one, or two of a pair of images.
+        question: as put to the model; with the options when `form` is "choice".
+        options: their texts; () for a free answer.
+        answer: the right answer; a letter when `form` is "choice".
+        value: the right answer in words.
+        trace: a way of reasoning to the answer, without tags.
+        scene_id: items with the same one show the same scenes.
+        answerable: whether the pixels show the answer.
+        about: the question's subject.
     """
 
     task: str
@@ -72,14 +82,18 @@ class Item:
     answerable: bool = True
     about: tuple = field(default=())
 
-    def response(self, thinking: bool = True, boxed: bool = False) -> str:
-        """What the model is to write: `<think>..</think><answer>..</answer>`, the answer `boxed` for models that are
-        trained so; without `thinking` the answer part alone."""
-        final = f"\\boxed{{{self.answer}}}" if boxed else f"<answer>{self.answer}</answer>"
-        return f"<think>{self.trace}</think>{final}" if thinking else final
+    def response(self, enable_thinking: bool = True, is_boxed: bool = False) -> str:
+        """Return the text that the model is trained to write: `<think>..</think><answer>..</answer>`.
+
+        Args:
+            enable_thinking: False for the answer alone.
+            is_boxed: whether the answer stands in a LaTeX box instead of tags.
+        """
+        final = f"\\boxed{{{self.answer}}}" if is_boxed else f"<answer>{self.answer}</answer>"
+        return f"<think>{self.trace}</think>{final}" if enable_thinking else final
 
 
-def _put(
+def _ask(
     rng: np.random.Generator,
     task: Task,
     level: int,
@@ -88,14 +102,27 @@ def _put(
     form: str,
     among: Sequence[str] = (),
 ) -> Item:
-    """One of the ways to ask this question about these scenes; `among`: what options may be, () for every answer."""
+    """Draw one of the ways to ask a question about scenes.
+
+    Args:
+        rng: the item's generator.
+        task: the question's.
+        level: of the scenes.
+        scenes: one, or two of a pair.
+        about: the question's subject.
+        form: "free" or "choice".
+        among: the values that options may have; () for all of the task's.
+    """
     value = task.solve(scenes, about)
+    if value is None:
+        raise ValueError(f"a question about {about} of task {task.name} does not fit these scenes")
     wordings, traces = task.wordings(about), task.traces(scenes, about)
     question, trace = wordings[int(rng.integers(len(wordings)))], traces[int(rng.integers(len(traces)))]
-    options, answer = (), value
+    options: tuple[str, ...] = ()
+    answer = value
     trace = f"{trace}; {value}"
     if form == "choice":
-        options = tuple(task.options(rng, value, among or task.values))
+        options = tuple(task.draw_options(rng, value, among or task.values))
         answer = LETTERS[options.index(value)]
         question += "\n" + " ".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
         trace = f"{trace} {answer}"
@@ -110,18 +137,18 @@ def make_item(
     size: tuple[int, int] | None = None,
     extras: Extras | None = None,
 ) -> Item:
-    """A new scene with a question of the given task, all drawn from `rng`.
+    """Draw a new scene with a question of a task.
 
     Args:
         rng: the item's generator.
         task: a name in `TASKS`.
         level: 1 to 5.
         form: "free" or "choice".
-        size: of the picture in merged visual tokens, (columns, rows); drawn from `SIZES` when not given.
-        extras: tags and signs that the question does not need; drawn when not given.
+        size: of the scene in merged visual tokens, (columns, rows); None: drawn from `SIZES`.
+        extras: tags and signs that the question does not need; None: drawn.
 
     Raises:
-        ValueError: for a task, level or form that is not there.
+        ValueError: no such task, level or form.
     """
     if task not in TASKS or form not in FORMS or not 1 <= level <= len(LEVELS):
         raise ValueError(f"no such item: task {task!r}, level {level!r}, form {form!r}")
@@ -129,22 +156,31 @@ def make_item(
     columns, rows = size or sizes[int(rng.integers(len(sizes)))]
     if extras is None:
         extras = Extras(bool(rng.random() < 0.4), bool(rng.random() < 0.35))
-    about = chosen.subject(rng)
+    about = chosen.draw_subject(rng)
     answer = chosen.draw_answer(rng, LEVELS[level - 1])
     scenes = chosen.compose(rng, LEVELS[level - 1], columns * TOKEN, rows * TOKEN, about, answer, extras)
-    return _put(rng, chosen, level, scenes, about, form)
+    return _ask(rng, chosen, level, scenes, about, form)
 
 
 def ask(rng: np.random.Generator, item: Item, task: str, form: str) -> Item | None:
-    """Another question about an item's scenes; None when none of this task fits.
+    """Draw another question about an item's scenes.
 
-    The answer is drawn evenly among those that questions of one shape (about a kind, about a wear, about both) have
-    here, and the options are among these too: else the most common counts would be the likely ones.
+    The answer is drawn evenly among those that questions of one shape (about a kind, a wear or both) have here, and so
+    are the options: else the most common counts would be the likely ones.
+
+    Args:
+        rng: a generator.
+        item: the one whose scenes the question is about.
+        task: of the question.
+        form: "free" or "choice".
+
+    Returns:
+        An item; None when no question of this task fits the scenes.
     """
     chosen = TASKS[task]
     shape, fitting = None, {}
     for _ in range(12):
-        about = chosen.subject(rng)
+        about = chosen.draw_subject(rng)
         value = chosen.solve(item.scenes, about)
         if shape is None:
             shape = [part is None for part in about]
@@ -154,48 +190,54 @@ def ask(rng: np.random.Generator, item: Item, task: str, form: str) -> Item | No
         return None
     answers = sorted(fitting)
     abouts = fitting[answers[int(rng.integers(len(answers)))]]
-    return _put(rng, chosen, item.level, item.scenes, abouts[int(rng.integers(len(abouts)))], form, answers)
+    return _ask(rng, chosen, item.level, item.scenes, abouts[int(rng.integers(len(abouts)))], form, answers)
 
 
 def _others(rng: np.random.Generator, item: Item) -> list[Item]:
-    """One question of each other task about an item's picture, of those tasks that fit."""
-    asked = (ask(rng, item, task.name, item.form) for task in IMAGE if task.name != item.task)
-    return [other for other in asked if other]
+    """Draw one question about an item's image for each other task that fits it."""
+    drawn = (ask(rng, item, task.name, item.form) for task in IMAGE_TASKS if task.name != item.task)
+    return [other for other in drawn if other]
 
 
 def item_for(split: str, index: int) -> Item:
-    """Item number `index` of a split, the same in every process.
+    """Return an item of a split, the same in every process.
 
-    Tasks and levels take turns; every fifth item is a clip. Calibration asks `QUESTIONS` different tasks about each of
-    its pictures, all multiple choice; the other splits ask one question a scene, half of them multiple choice.
+    Tasks and levels take turns; every fifth item is a video. Calibration asks `QUESTIONS_PER_IMAGE` different tasks
+    about each of its images, all multiple choice; the other splits ask one question a scene, half of them multiple
+    choice.
+
+    Args:
+        split: one of `SPLIT_SIZES`.
+        index: from 0.
 
     Raises:
-        ValueError: for a split that is not there.
-        IndexError: for an index beyond the split's size.
+        ValueError: no such split.
+        IndexError: the split has no such item.
     """
     if not 0 <= index < SPLIT_SIZES.get(split, index + 1):
         raise IndexError(f"split {split} has items 0 to {SPLIT_SIZES[split] - 1}, got {index}")
-    clip = index % 5 == 4
-    number = index // 5 if clip else index // 5 * 4 + index % 5  # among the clips, or among the pictures
-    asked = QUESTIONS if split == "calibration" and not clip else 1
-    scene, question = divmod(number, asked)
-    tasks = VIDEO if clip else IMAGE + IMAGES
+    is_video = index % 5 == 4
+    number = index // 5 if is_video else index // 5 * 4 + index % 5  # among the videos, or among the images
+    num_questions = QUESTIONS_PER_IMAGE if split == "calibration" and not is_video else 1
+    scene, question = divmod(number, num_questions)
+    tasks = VIDEO_TASKS if is_video else IMAGE_TASKS + PAIR_TASKS
     task, level = tasks[scene % len(tasks)], 1 + scene // len(tasks) % len(LEVELS)
-    key = (int(clip), scene)
-    scene_id = 2 * scene + int(clip)
+    key: tuple[int, ...] = (int(is_video), scene)
+    scene_id = 2 * scene + int(is_video)
     if task.medium == "images" and question:
-        key, scene_id = (*key, question), 2 * (scene + question * SPLIT_SIZES[split]) + int(clip)
+        key, scene_id = (*key, question), 2 * (scene + question * SPLIT_SIZES[split]) + int(is_video)
     rng = rng_for(split, *key)
     form = "choice" if split == "calibration" or rng.random() < 0.5 else "free"
-    item, others = make_item(rng, task.name, level, form), []
-    if asked > 1 and task.medium == "image":
+    item = make_item(rng, task.name, level, form)
+    others: list[Item] = []
+    if num_questions > 1 and task.medium == "image":
         others = _others(rng, item)
-        while len(others) < asked - 1:  # some scenes allow for few other questions
+        while len(others) < num_questions - 1:  # some scenes allow for few other questions
             item = make_item(rng, task.name, level, form)
             others = _others(rng, item)
     if question and others:
         item = others[rng.permutation(len(others))[question - 1]]
-    hopeless = level == len(LEVELS) and rng_for(split, *key, 97).random() < HOPELESS
-    if hopeless:
+    is_hidden = level == len(LEVELS) and rng_for(split, *key, 97).random() < UNANSWERABLE_SHARE
+    if is_hidden:
         item = replace(item, scenes=tuple(hide(rng_for(split, *key, 98), scene) for scene in item.scenes))
-    return replace(item, scene_id=scene_id, answerable=not hopeless)
+    return replace(item, scene_id=scene_id, answerable=not is_hidden)

@@ -1,10 +1,10 @@
-"""Which animal of a clip comes first, second or last."""
+"""The task "appear": which animal of a video comes first, second or last."""
 
 from dataclasses import replace
 
 from avis.garden.scenes import KINDS, WEARS
 from avis.garden.tasks.base import Task
-from avis.garden.tasks.clips import clip_of, staged
+from avis.garden.tasks.videos import as_video, place_for_video
 
 
 class Appear(Task):
@@ -14,7 +14,7 @@ class Appear(Task):
     medium = "video"
     values = KINDS
 
-    def subject(self, rng):
+    def draw_subject(self, rng):
         return (str(rng.choice(("first", "second", "last"))),)
 
     def compose(self, rng, level, width, height, about, answer, extras):
@@ -23,7 +23,7 @@ class Appear(Task):
         place = {"first": 0, "second": 1, "last": count - 1}[about[0]]
         order = rest[:place] + [answer] + rest[place:]
         pairs = [(kind, str(rng.choice(WEARS))) for kind in order]
-        scene = clip_of(staged(rng, level, width, height, pairs), float(rng.integers(5, 9)))
+        scene = as_video(place_for_video(rng, level, width, height, pairs), float(rng.integers(5, 9)))
         gap = (scene.seconds - 1.0) / count * (1.0, 1.0, 0.9, 0.7, 0.45)[level.number - 1]
         animals = []
         for animal in scene.animals:

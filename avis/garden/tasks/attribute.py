@@ -1,10 +1,11 @@
-"""What the animal at a place wears."""
+"""The task "attribute": what the animal at a place wears."""
 
 from dataclasses import replace
 
-from avis.garden.scenes import WEARS, cast
-from avis.garden.tasks.base import NUMBERS, Task, how_many
-from avis.garden.tasks.extras import furnished
+from avis.garden.placement import cast
+from avis.garden.scenes import WEARS
+from avis.garden.tasks.base import NUMBERS, Task, draw_count
+from avis.garden.tasks.extras import place_with_extras
 
 
 class Attribute(Task):
@@ -13,14 +14,14 @@ class Attribute(Task):
     name = "attribute"
     values = WEARS
 
-    def subject(self, rng):
+    def draw_subject(self, rng):
         return str(rng.choice(("left", "top"))), int(rng.choice((0, 1, 2, -1)))
 
     def _line(self, scene, about):
         return scene.from_left() if about[0] == "left" else scene.from_top()
 
     def compose(self, rng, level, width, height, about, answer, extras):
-        scene = furnished(rng, level, width, height, cast(rng, how_many(rng, level, 3)), extras)
+        scene = place_with_extras(rng, level, width, height, cast(rng, draw_count(rng, level, 3)), extras)
         chosen = self._line(scene, about)[about[1]]
         animals = tuple(replace(a, wears=answer) if a is chosen else a for a in scene.animals)
         return (replace(scene, animals=animals),)

@@ -1,14 +1,14 @@
-"""Which animal of a clip changes what it wears."""
+"""The task "changed": which animal of a video changes what it wears."""
 
 from dataclasses import replace
 
 from avis.garden.scenes import KINDS, WEARS
 from avis.garden.tasks.base import Task
-from avis.garden.tasks.clips import clip_of, staged
+from avis.garden.tasks.videos import as_video, place_for_video
 
 
 class Changed(Task):
-    """What changed: all stand still, and one of them suddenly wears something else."""
+    """Change over time: all stand still, and one of them suddenly wears something else."""
 
     name = "changed"
     medium = "video"
@@ -18,7 +18,7 @@ class Changed(Task):
         count = (2, 3, 4, 4, 4)[level.number - 1]
         rest = [str(kind) for kind in rng.permutation([kind for kind in KINDS if kind != answer])]
         pairs = [(kind, str(rng.choice(WEARS))) for kind in [answer] + rest[: count - 1]]
-        scene = clip_of(staged(rng, level, width, height, pairs), float(rng.integers(3, 8)))
+        scene = as_video(place_for_video(rng, level, width, height, pairs), float(rng.integers(3, 8)))
         when = scene.seconds * float(rng.uniform(0.3, 0.7))
         animals = []
         for animal in scene.animals:

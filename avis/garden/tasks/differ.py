@@ -1,29 +1,30 @@
-"""Which animal wears something else in the second of two pictures."""
+"""The task "differ": which animal wears something else in the second of two images."""
 
 from dataclasses import replace
 
-from avis.garden.scenes import KINDS, WEARS, cast
-from avis.garden.tasks.base import Task, how_many
-from avis.garden.tasks.extras import furnished
+from avis.garden.placement import cast
+from avis.garden.scenes import KINDS, WEARS
+from avis.garden.tasks.base import Task, draw_count
+from avis.garden.tasks.extras import place_with_extras
 
 
 class Differ(Task):
-    """What differs between two pictures of one scene."""
+    """Difference between two images of one scene."""
 
     name = "differ"
     medium = "images"
     values = KINDS
 
     def compose(self, rng, level, width, height, about, answer, extras):
-        pairs = cast(rng, how_many(rng, level))
+        pairs = cast(rng, draw_count(rng, level))
         pairs[0] = (answer, pairs[0][1])
         order = rng.permutation(len(pairs))
-        scene = furnished(rng, level, width, height, [pairs[i] for i in order], extras)
+        scene = place_with_extras(rng, level, width, height, [pairs[i] for i in order], extras)
         kin = [animal for animal in scene.animals if animal.kind == answer]
         chosen = kin[int(rng.integers(len(kin)))]
         other = str(rng.choice([wears for wears in WEARS if wears != chosen.wears]))
         animals = tuple(replace(a, wears=other) if a is chosen else a for a in scene.animals)
-        # Taken a moment later: the light and the grain of the second picture are its own.
+        # The second image has light and noise of its own, as one taken a moment later.
         light = scene.light * float(rng.uniform(0.93, 1.07))
         later = replace(scene, animals=animals, seed=int(rng.integers(2**31)), light=light)
         return scene, later

@@ -1,8 +1,8 @@
-"""Whether there is an animal of a kind that wears something."""
+"""The task "exist": whether there is an animal of a kind that wears something."""
 
 from avis.garden.scenes import KINDS, WEARS
-from avis.garden.tasks.base import WORN, Task, how_many, matches, orders, pairs_with
-from avis.garden.tasks.extras import furnished
+from avis.garden.tasks.base import WORN, Task, draw_count, draw_pairs, matches, reading_orders
+from avis.garden.tasks.extras import place_with_extras
 
 
 class Exist(Task):
@@ -11,15 +11,17 @@ class Exist(Task):
     name = "exist"
     values = ("yes", "no")
 
-    def subject(self, rng):
+    def draw_subject(self, rng):
         return str(rng.choice(KINDS)), str(rng.choice(WEARS))
 
     def compose(self, rng, level, width, height, about, answer, extras):
-        pairs = pairs_with(rng, *about, int(answer == "yes"), how_many(rng, level))
-        return (furnished(rng, level, width, height, pairs, extras),)
+        kind, wears = about
+        pairs = draw_pairs(rng, kind, wears, int(answer == "yes"), draw_count(rng, level))
+        return (place_with_extras(rng, level, width, height, pairs, extras),)
 
     def solve(self, scenes, about):
-        return "yes" if any(matches(animal, *about) for animal in scenes[0].animals) else "no"
+        kind, wears = about
+        return "yes" if any(matches(animal, kind, wears) for animal in scenes[0].animals) else "no"
 
     def wordings(self, about):
         kind, wears = about
@@ -30,11 +32,12 @@ class Exist(Task):
         ]
 
     def traces(self, scenes, about):
+        kind, wears = about
         found = []
-        for word, animals in orders(scenes[0]):
+        for word, animals in reading_orders(scenes[0]):
             steps = []
             for number, animal in enumerate(animals, start=1):
-                hit = matches(animal, *about)
+                hit = matches(animal, kind, wears)
                 steps.append(f"{number} {animal.kind} {animal.wears} {'yes' if hit else 'no'}")
                 if hit:
                     break

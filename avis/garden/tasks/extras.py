@@ -1,17 +1,18 @@
-"""Scenes with tags and signs on them, for the tasks that need these and as a side of the scenes of others."""
+"""Scenes with tags and signs, for the tasks that need them and for variety in the scenes of others."""
 
 import numpy as np
 
-from avis.garden.scenes import GLYPHS, MAX_PRICE, Level, Scene, place
+from avis.garden.placement import place
+from avis.garden.scenes import GLYPHS, MAX_PRICE, Level, Scene
 from avis.garden.tasks.base import Extras
 
 
-def sign_text(rng: np.random.Generator, level: Level) -> str:
-    """What a sign of this level says: letters and digits, each drawn evenly."""
+def draw_sign_text(rng: np.random.Generator, level: Level) -> str:
+    """Draw the text of a sign of this level: letters and digits, each evenly."""
     return "".join(rng.choice(list(GLYPHS), size=int(rng.integers(level.letters[0], level.letters[1] + 1))))
 
 
-def furnished(
+def place_with_extras(
     rng: np.random.Generator,
     level: Level,
     width: int,
@@ -21,9 +22,9 @@ def furnished(
     prices: list[int] | None = None,
     text: str = "",
 ) -> Scene:
-    """A new scene with these animals; tags and a sign as given, else drawn when `extras` asks for them."""
+    """Place these animals in a new scene; tags and a sign are as given, or drawn when `extras` asks for them."""
     if prices is None and extras.prices:
         prices = [int(rng.integers(1, MAX_PRICE + 1)) for _ in pairs]
     if not text and extras.sign:
-        text = sign_text(rng, level)
+        text = draw_sign_text(rng, level)
     return place(rng, level, width, height, pairs, prices, text)

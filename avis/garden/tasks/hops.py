@@ -1,16 +1,17 @@
-"""How many times an animal of a clip hops."""
+"""The task "hops": how many times an animal of a video hops."""
 
 from dataclasses import replace
 
 import numpy as np
 
-from avis.garden.scenes import KINDS, Animal, Level, Scene, cast, clip_times
-from avis.garden.tasks.base import Task, only, other_kinds
-from avis.garden.tasks.clips import clip_of, staged
+from avis.garden.placement import cast
+from avis.garden.scenes import KINDS, Animal, Level, Scene, video_times
+from avis.garden.tasks.base import Task, find_only, kinds_except
+from avis.garden.tasks.videos import as_video, place_for_video
 
 
-def hopping(rng: np.random.Generator, level: Level, scene: Scene, animal: Animal, hops: int) -> Animal:
-    """The animal hopping that many times in the course of the clip, with room above it to hop into."""
+def with_hops(rng: np.random.Generator, level: Level, scene: Scene, animal: Animal, hops: int) -> Animal:
+    """Return the animal with that many hops in the course of the video, and room above it to hop into."""
     airtime = (1.3, 1.2, 1.1, 0.9, 0.7)[level.number - 1]
     free = scene.seconds - 0.6 - 1.3 * airtime * hops
     gaps = np.sort(rng.uniform(0, max(0.0, free), size=hops))
@@ -26,22 +27,22 @@ class Hops(Task):
     medium = "video"
     values = ("1", "2", "3", "4")
 
-    def subject(self, rng):
+    def draw_subject(self, rng):
         return (str(rng.choice(KINDS)),)
 
     def compose(self, rng, level, width, height, about, answer, extras):
         count = (1, 2, 2, 3, 4)[level.number - 1]
-        pairs = [(str(rng.choice(other_kinds(*about))), wears) for _, wears in cast(rng, count)]
+        pairs = [(str(rng.choice(kinds_except(about))), wears) for _, wears in cast(rng, count)]
         pairs[0] = (about[0], pairs[0][1])
-        scene = clip_of(staged(rng, level, width, height, pairs), float(rng.integers(7, 9)))
+        scene = as_video(place_for_video(rng, level, width, height, pairs), float(rng.integers(7, 9)))
         animals = []
         for animal in scene.animals:
             hops = int(answer) if animal.kind == about[0] else int(rng.integers(0, 5)) * (level.number > 2)
-            animals.append(hopping(rng, level, scene, animal, hops))
+            animals.append(with_hops(rng, level, scene, animal, hops))
         return (replace(scene, animals=tuple(animals)),)
 
     def solve(self, scenes, about):
-        animal = only(scenes[0], about[0])
+        animal = find_only(scenes[0], about[0])
         if not scenes[0].seconds or animal is None or not animal.hops:
             return None
         return str(len(animal.hops))
@@ -56,9 +57,10 @@ class Hops(Task):
 
     def traces(self, scenes, about):
         scene = scenes[0]
-        animal = only(scene, about[0])
+        animal = find_only(scene, about[0])
         steps = []
-        for number, (first, last) in enumerate(zip(*[iter(clip_times(scene.seconds))] * 2, strict=True), start=1):
+        times = video_times(scene.seconds)
+        for number, (first, last) in enumerate(zip(times[::2], times[1::2], strict=True), start=1):
             begun = sum(start < last for start in animal.hops)  # by the end of this step
             lift = animal.at(float(last)).lift - animal.at(float(first)).lift
             word = "still" if abs(lift) <= 0.02 * animal.size else ("up" if lift > 0 else "down")

@@ -1,18 +1,18 @@
-"""Which of two pictures has more animals of a kind."""
+"""The task "more": which of two images has more animals of a kind."""
 
 from avis.garden.scenes import KINDS
-from avis.garden.tasks.base import Task, how_many, pairs_with, plural
-from avis.garden.tasks.extras import furnished
+from avis.garden.tasks.base import Task, draw_count, draw_pairs, pluralize
+from avis.garden.tasks.extras import place_with_extras
 
 
 class More(Task):
-    """Which picture has more."""
+    """Comparison of two images."""
 
     name = "more"
     medium = "images"
     values = ("first", "second")
 
-    def subject(self, rng):
+    def draw_subject(self, rng):
         return (str(rng.choice(KINDS)),)
 
     def compose(self, rng, level, width, height, about, answer, extras):
@@ -22,8 +22,8 @@ class More(Task):
             counts.reverse()
         scenes = []
         for count in counts:
-            pairs = pairs_with(rng, about[0], None, count, how_many(rng, level, count))
-            scenes.append(furnished(rng, level, width, height, pairs, extras))
+            pairs = draw_pairs(rng, about[0], None, count, draw_count(rng, level, count))
+            scenes.append(place_with_extras(rng, level, width, height, pairs, extras))
         return tuple(scenes)
 
     def solve(self, scenes, about):
@@ -33,7 +33,7 @@ class More(Task):
         return None if first == second else ("first" if first > second else "second")
 
     def wordings(self, about):
-        kinds = plural(about[0])
+        kinds = pluralize(about[0])
         return [
             f"Which picture has more {kinds}, the first or the second?",
             f"Are there more {kinds} in the first or in the second picture?",

@@ -1,10 +1,11 @@
-"""In which direction an animal of a clip moves."""
+"""The task "motion": in which direction an animal of a video moves."""
 
 from dataclasses import replace
 
-from avis.garden.scenes import KINDS, MOVES, cast
-from avis.garden.tasks.base import Task, only, other_kinds
-from avis.garden.tasks.clips import clip_of, staged
+from avis.garden.placement import cast
+from avis.garden.scenes import KINDS, MOVES
+from avis.garden.tasks.base import Task, find_only, kinds_except
+from avis.garden.tasks.videos import as_video, place_for_video
 
 
 class Motion(Task):
@@ -14,14 +15,14 @@ class Motion(Task):
     medium = "video"
     values = MOVES
 
-    def subject(self, rng):
+    def draw_subject(self, rng):
         return (str(rng.choice(KINDS)),)
 
     def compose(self, rng, level, width, height, about, answer, extras):
         count = min(5, 1 + level.number)
-        pairs = [(str(rng.choice(other_kinds(*about))), wears) for _, wears in cast(rng, count)]
+        pairs = [(str(rng.choice(kinds_except(about))), wears) for _, wears in cast(rng, count)]
         pairs[0] = (about[0], pairs[0][1])
-        scene = clip_of(staged(rng, level, width, height, pairs), float(rng.integers(2, 7)))
+        scene = as_video(place_for_video(rng, level, width, height, pairs), float(rng.integers(2, 7)))
         animals = []
         for animal in scene.animals:
             if animal.kind == about[0]:
@@ -33,7 +34,7 @@ class Motion(Task):
         return (replace(scene, animals=tuple(animals)),)
 
     def _moved(self, rng, level, scene, animal, direction):
-        """The animal on its way: it goes for the whole clip at first levels, for a part of it at later ones."""
+        """Return the animal on its way: for the whole video at first levels, for a part of it at later ones."""
         across = direction in ("left", "right")
         room = scene.width if across else scene.height
         margin = (0.375 if across else 0.5) * animal.size
@@ -43,11 +44,11 @@ class Motion(Task):
         going = scene.seconds * (1.0, 1.0, 0.8, 0.65, 0.5)[level.number - 1]
         begin = float(rng.uniform(0, scene.seconds - going))
         points = [(end, animal.y) if across else (animal.x, end) for end in ends]
-        track = tuple((second, *point) for second, point in zip((begin, begin + going), points, strict=True))
-        return replace(animal, track=track, x=points[0][0], y=points[0][1])
+        (x0, y0), (x1, y1) = points
+        return replace(animal, track=((begin, x0, y0), (begin + going, x1, y1)), x=x0, y=y0)
 
     def solve(self, scenes, about):
-        animal = only(scenes[0], about[0])
+        animal = find_only(scenes[0], about[0])
         if not scenes[0].seconds or animal is None or len(animal.track) != 2 or animal.hops:
             return None
         (_, x0, y0), (_, x1, y1) = animal.track

@@ -1,10 +1,10 @@
-"""Which animal is unlike all others."""
+"""The task "odd": which animal is unlike all others."""
 
 from collections import Counter
 
 from avis.garden.scenes import KINDS, WEARS
-from avis.garden.tasks.base import Task, how_many, orders, other_kinds
-from avis.garden.tasks.extras import furnished
+from avis.garden.tasks.base import Task, draw_count, kinds_except, reading_orders
+from avis.garden.tasks.extras import place_with_extras
 
 
 class Odd(Task):
@@ -13,20 +13,20 @@ class Odd(Task):
     name = "odd"
     values = KINDS
 
-    def subject(self, rng):
+    def draw_subject(self, rng):
         return (str(rng.choice(("kind", "wears"))),)
 
     def compose(self, rng, level, width, height, about, answer, extras):
-        total = how_many(rng, level, 3)
+        total = draw_count(rng, level, 3)
         if about[0] == "kind":
-            rest = str(rng.choice(other_kinds(answer)))
+            rest = str(rng.choice(kinds_except((answer,))))
             pairs = [(rest, str(rng.choice(WEARS))) for _ in range(total - 1)]
             pairs.append((answer, str(rng.choice(WEARS))))
         else:
             rest, own = (str(w) for w in rng.choice(WEARS, size=2, replace=False))
             pairs = [(str(rng.choice(KINDS)), rest) for _ in range(total - 1)] + [(answer, own)]
         pairs = [pairs[i] for i in rng.permutation(total)]
-        return (furnished(rng, level, width, height, pairs, extras),)
+        return (place_with_extras(rng, level, width, height, pairs, extras),)
 
     def solve(self, scenes, about):
         animals = scenes[0].animals
@@ -54,5 +54,5 @@ class Odd(Task):
 
         return [
             f"{word}: {', '.join(step(number, animal) for number, animal in enumerate(animals, start=1))}"
-            for word, animals in orders(scenes[0])
+            for word, animals in reading_orders(scenes[0])
         ]

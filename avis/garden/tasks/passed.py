@@ -1,23 +1,23 @@
-"""How many animals pass by in a clip."""
+"""The task "passed": how many animals pass by in a video."""
 
 from dataclasses import replace
 
 import numpy as np
 
-from avis.garden.scenes import cast
+from avis.garden.placement import cast
 from avis.garden.tasks.base import Task
-from avis.garden.tasks.clips import clip_of, staged
+from avis.garden.tasks.videos import as_video, place_for_video
 
 
 class Passed(Task):
-    """How many different animals cross the picture, one after another and, at later levels, at once."""
+    """Counting the animals that cross the scene, one after another and, at later levels, at once."""
 
     name = "passed"
     medium = "video"
     values = ("1", "2", "3", "4", "5")
 
     def compose(self, rng, level, width, height, about, answer, extras):
-        scene = clip_of(staged(rng, level, width, height, cast(rng, int(answer))), float(rng.integers(7, 9)))
+        scene = as_video(place_for_video(rng, level, width, height, cast(rng, int(answer))), float(rng.integers(7, 9)))
         crossing = (2.4, 2.4, 2.2, 1.8, 1.4)[level.number - 1]
         free = scene.seconds - 0.4 - crossing
         # Evenly spread at first, in a crowd later.

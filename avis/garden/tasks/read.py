@@ -1,8 +1,9 @@
-"""What a sign says: the garden's DocVQA."""
+"""The task "read": what a sign says, the garden's DocVQA."""
 
-from avis.garden.scenes import GLYPHS, cast
-from avis.garden.tasks.base import Task, how_many
-from avis.garden.tasks.extras import furnished, sign_text
+from avis.garden.placement import cast
+from avis.garden.scenes import GLYPHS
+from avis.garden.tasks.base import Task, draw_count
+from avis.garden.tasks.extras import draw_sign_text, place_with_extras
 
 
 class Read(Task):
@@ -11,10 +12,10 @@ class Read(Task):
     name = "read"
 
     def draw_answer(self, rng, level):
-        return sign_text(rng, level)
+        return draw_sign_text(rng, level)
 
     def compose(self, rng, level, width, height, about, answer, extras):
-        return (furnished(rng, level, width, height, cast(rng, how_many(rng, level)), extras, text=answer),)
+        return (place_with_extras(rng, level, width, height, cast(rng, draw_count(rng, level)), extras, text=answer),)
 
     def solve(self, scenes, about):
         return scenes[0].sign.text if scenes[0].sign else None
@@ -26,7 +27,7 @@ class Read(Task):
         text = scenes[0].sign.text
         return [", ".join(f"{n} {letter}" for n, letter in enumerate(text, start=1)), " ".join(text)]
 
-    def options(self, rng, answer, among):
+    def draw_options(self, rng, answer, among):
         # Two places with two letters each, in all four combinations: none of the four is the middle of the others.
         first, second = sorted(int(i) for i in rng.choice(len(answer), size=2, replace=False))
         swaps = {i: [answer[i], str(rng.choice([g for g in GLYPHS if g != answer[i]]))] for i in (first, second)}

@@ -1,14 +1,15 @@
-"""Where one animal stands, seen from another."""
+"""The task "relation": where one animal stands, seen from another."""
 
 from dataclasses import replace
 
-from avis.garden.scenes import Animal, cast
-from avis.garden.tasks.base import Task, how_many, only, other_kinds, two_kinds
-from avis.garden.tasks.extras import furnished
+from avis.garden.placement import cast
+from avis.garden.scenes import Animal
+from avis.garden.tasks.base import Task, draw_count, draw_two_kinds, find_only, kinds_except
+from avis.garden.tasks.extras import place_with_extras
 
 
-def side_of(one: Animal, other: Animal) -> str | None:
-    """On which side of `other` `one` stands; None when it is nearly diagonal."""
+def relation_of(one: Animal, other: Animal) -> str | None:
+    """Return on which side of `other` the animal `one` stands; None when it is nearly diagonal."""
     dx, dy = one.x - other.x, one.y - other.y
     if abs(dx) >= 1.8 * abs(dy):
         return "left" if dx < 0 else "right"
@@ -23,14 +24,15 @@ class Relation(Task):
     name = "relation"
     values = ("left", "right", "above", "below")
 
-    def subject(self, rng):
-        return two_kinds(rng)
+    def draw_subject(self, rng):
+        return draw_two_kinds(rng)
 
     def compose(self, rng, level, width, height, about, answer, extras):
         while True:
-            others = [(str(rng.choice(other_kinds(*about))), wears) for _, wears in cast(rng, how_many(rng, level))]
-            scene = furnished(rng, level, width, height, others, extras)
-            fitting = [(a, b) for a in scene.animals for b in scene.animals if a is not b and side_of(a, b) == answer]
+            others = [(str(rng.choice(kinds_except(about))), wears) for _, wears in cast(rng, draw_count(rng, level))]
+            scene = place_with_extras(rng, level, width, height, others, extras)
+            pairs = [(a, b) for a in scene.animals for b in scene.animals if a is not b]
+            fitting = [(a, b) for a, b in pairs if relation_of(a, b) == answer]
             if fitting:
                 one, other = fitting[int(rng.integers(len(fitting)))]
                 named = {id(one): about[0], id(other): about[1]}
@@ -38,8 +40,8 @@ class Relation(Task):
                 return (replace(scene, animals=animals),)
 
     def solve(self, scenes, about):
-        one, other = (only(scenes[0], kind) for kind in about)
-        return side_of(one, other) if one and other else None
+        one, other = (find_only(scenes[0], kind) for kind in about)
+        return relation_of(one, other) if one and other else None
 
     def wordings(self, about):
         first, second = about
@@ -52,6 +54,6 @@ class Relation(Task):
     def traces(self, scenes, about):
         steps = []
         for kind in about:
-            animal = only(scenes[0], kind)
+            animal = find_only(scenes[0], kind)
             steps.append(f"{kind} {scenes[0].from_left().index(animal) + 1} {scenes[0].from_top().index(animal) + 1}")
         return [", ".join(steps), ", ".join(reversed(steps))]

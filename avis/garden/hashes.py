@@ -1,0 +1,56 @@
+"""Hashes of what the garden draws, for the records of data sets and results.
+
+They change when an item or a pixel does, and not when source files are formatted or renamed::
+
+    items_sha256("dev", range(1000))
+    pixels_sha256()
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+
+from avis.garden.render import render, render_frames
+from avis.garden.scenes import BACKGROUNDS, KINDS, TONES, WEARS, Animal, Prop, Scene, Sign
+from avis.garden.sprites import PROP_LOOKS
+from avis.garden.tasks import item_for
+
+
+def items_sha256(split: str, indices: Iterable[int]) -> str:
+    """Return the SHA-256 of items as drawn: scenes, questions and answers, without their pixels.
+
+    Args:
+        split: of the items.
+        indices: their numbers in the split. A thousand items take about a second.
+    """
+    digest = hashlib.sha256()
+    for index in indices:
+        digest.update(json.dumps(asdict(item_for(split, index)), sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def pixels_sha256() -> str:
+    """Return the SHA-256 of a few rendered scenes, in which every kind of thing, ground and hiding place occurs.
+
+    It takes about a second.
+    """
+    animals = tuple(
+        Animal(kind, wears, tone, 35 + 50 * n, 60 + 10 * n, 90, flip=n % 2 == 1, tilt=4 * n, colour=n, price=1 + 2 * n)
+        for n, (kind, wears, tone) in enumerate(zip(KINDS, WEARS, TONES, strict=True))
+    )
+    props = tuple(
+        Prop(look, 12 + 25 * n, 150 + 5 * n, 40, n % 4, look == "bush") for n, look in enumerate(sorted(PROP_LOOKS))
+    )
+    sign = Sign("A7K", 150, 180, 18)
+    digest = hashlib.sha256()
+    for number, background in enumerate(BACKGROUNDS):
+        hidden = ("", "", "", "far", "bushes")[number]
+        light, noise = (1.0, 0.0) if number == 0 else (0.7, 9.0)
+        scene = Scene(224, 224, background, light, noise, number, animals, props, sign, hidden=hidden)
+        digest.update(render(scene).tobytes())
+    hopping = replace(animals[0], track=((0, 35, 60), (2, 160, 60)), hops=(0.5,), later="hat", changes=1.0)
+    video = Scene(224, 224, BACKGROUNDS[0], 1.0, 5.0, 9, (hopping,), seconds=2.0)
+    for frame in render_frames(video):
+        digest.update(frame.tobytes())
+    return digest.hexdigest()
