@@ -93,7 +93,6 @@ VANILLA = {"name": "vanilla"}
 AVIS = {"name": "AVIS", "tau": "policy", "rollouts": "policy"}
 
 
-
 DEV_ROWS = [VANILLA, *({"name": f"VRS K={k}", "rollouts": k} for k in (3, 5, 7))]
 TEST_ROWS = [
     *DEV_ROWS,

@@ -1,5 +1,21 @@
+"""Tables: written into documents, checked against results, corrected for several comparisons."""
+
+import json
+from pathlib import Path
+
+import pytest
+from recorded import AVIS, MARKS, VANILLA, made_up, repository
+
+from avis.evaluation.score import difference, read_results
+from avis.evaluation.tables.__main__ import main
+from avis.evaluation.tables.captions import current_command
+from avis.evaluation.tables.cells import format_percent
+from avis.evaluation.tables.comparisons import paper2
+from avis.statistics import holm
+
+
 def tables_main(root: Path, *flags: str) -> int:
-    return tables.main([*flags, "--root", str(root)])
+    return main([*flags, "--root", str(root)])
 
 
 def test_tables_are_written_and_then_pass(tmp_path, capsys):
@@ -28,7 +44,7 @@ def test_tables_are_written_and_then_pass(tmp_path, capsys):
     for mark in (*MARKS, "tasks dev", "goals dev", "predictors policy-fit", "rules policy-calibrate"):
         assert f"## {mark}\n" in printed
     assert "## latency speed/mid" not in printed and "## speed speed/pairs" not in printed and "None" not in printed
-    assert (root / tables.ALL).read_text() == printed
+    assert (root / "docs" / "results.md").read_text() == f"# Results\n\n<!-- table: all -->\n{printed}<!-- end -->\n"
     mine = tmp_path / "mine"
     mine.mkdir()
     (root / "avis/evaluation/results" / "test.jsonl.gz").rename(mine / "quick.jsonl.gz")
@@ -42,14 +58,14 @@ def test_check_catches_a_changed_digit(tmp_path, capsys):
     """Guards against: a number in the README that nobody measured."""
     root = repository(tmp_path)
     tables_main(root, "--write")
-    for path in (root / "README.md", root / "models" / "garden-tiny" / "MODEL_CARD.md", root / tables.ALL):
-        told = path.read_text()
-        place = told.index(" (", told.index("| a |" if path.name == "MODEL_CARD.md" else "| vanilla |")) - 1
-        path.write_text(told[:place] + str((int(told[place]) + 1) % 10) + told[place + 1 :])
+    card = root / "models" / "garden-tiny" / "MODEL_CARD.md"
+    for path in (root / "README.md", card, root / "docs" / "results.md"):
+        text = path.read_text()
+        place = text.index(" (", text.index("| a |" if path == card else "| vanilla |")) - 1
+        path.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
         assert tables_main(root, "--check") == 1
-        words = "is not what the results say" if path.name == "TABLES.md" else "shows other numbers"
-        assert f"{path.relative_to(root)} {words}" in capsys.readouterr().err
-        path.write_text(told)
+        assert f"{path.relative_to(root)} shows other numbers" in capsys.readouterr().err
+        path.write_text(text)
     assert tables_main(root, "--check") == 0
 
 
@@ -80,8 +96,8 @@ def test_check_catches_what_is_not_shipped(tmp_path, capsys, file, words):
 def test_check_needs_something_to_check(tmp_path, capsys):
     """Guards against: marks or results that go away, and a check that passes on nothing."""
     root = repository(tmp_path)
-    for path in (root / "README.md", root / "models" / "garden-tiny" / "MODEL_CARD.md"):
-        path.write_text("no marks")
+    for path in ("README.md", "models/garden-tiny/MODEL_CARD.md", "docs/results.md"):
+        (root / path).write_text("no marks")
     assert tables_main(root, "--check") == 1 and "no document shows a table" in capsys.readouterr().err
     (root / "README.md").write_text("<!-- table: settings test -->\n")
     assert tables_main(root, "--check") == 1 and "no end" in capsys.readouterr().err
@@ -97,8 +113,37 @@ def test_differences_of_a_family_are_corrected_together():
     avis = results.outcome("AVIS")
     others = ["vanilla", "KDV rho=0.6", "KDV rho=0.75"]
     p_values = holm([difference(avis, results.outcome(name)).p for name in others])
-    lines = tables.paper2(results)[2:]
+    lines = paper2(results)[2:]
     assert [line[0] for line in lines] == others
     assert [line[-1] for line in lines] == [f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in p_values]
 
 
+@pytest.mark.parametrize(
+    ("recorded", "shown"),
+    [
+        (
+            "python -m evaluation.run --recipe evaluation/recipes/dev.yaml --profile boxed "
+            "--out evaluation/results/a.gz",
+            "python -m avis.evaluation.run --recipe avis/evaluation/recipes/dev.yaml --answer-format boxed "
+            "--out avis/evaluation/results/a.gz",
+        ),
+        ("python -m garden.train --preset cpu", "python -m avis.garden.training --preset cpu"),
+        ("python -m garden.make --split dev", "python -m avis.garden.make --split dev"),
+        ("python demo.py --nframe 8 --no-early-stop", "python demo.py --num-frames 8 --vote-stop off"),
+        ("python -m policy.training.fit --dev runs/policy/dev", "python -m policy.training.fit --dev runs/policy/dev"),
+        ("python -m policy.training.cost", "python -m policy.training.overhead"),
+    ],
+)
+def test_captions_name_commands_as_they_are_today(recorded, shown):
+    """Guards against: a command below a table that cannot be run."""
+    assert current_command(recorded) == shown and current_command(shown) == shown
+
+
+def test_a_documents_headline_is_a_part_of_the_summary(tmp_path):
+    """Guards against: README's table that shows other numbers than the page with all tables."""
+    root = repository(tmp_path)
+    assert tables_main(root, "--write") == 0
+    short, *_ = (root / "README.md").read_text().split("<!-- end -->")
+    summary = (root / "docs" / "results.md").read_text().partition("## summary test\n")[2].partition("\n## ")[0]
+    rows = [line for line in short.splitlines() if line.startswith("|")]
+    assert 4 <= len(rows) <= 8 and set(rows) < set(summary.splitlines())

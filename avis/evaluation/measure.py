@@ -25,7 +25,7 @@ from avis.inputs import pixel_bounds
 from avis.loading import load_model
 from avis.outputs import AvisOutput
 from avis.pipeline import answer
-from avis.provenance import versions, weights_sha256
+from avis.provenance import quick_fingerprint, versions, weights_sha256
 from avis.questions import Label
 from avis.session import VisionCache
 from avis.voting import confidence_weight
@@ -121,7 +121,9 @@ class Evaluator:
         self._model_path = model_path
         self.note: str | None = None
         if self.policy:
-            self.note = self.policy.check(self.model.config.vision_config.out_hidden_size, weights_sha256(model_path))
+            self.note = self.policy.check(
+                self.model.config.vision_config.out_hidden_size, quick_fingerprint(model_path)
+            )
         if self.note:  # printed once by the program, not by every process for every answer
             warnings.filterwarnings("ignore", message=re.escape(self.note))
 
@@ -135,7 +137,7 @@ class Evaluator:
             "sha256": self.policy.sha256,
             "tau": self.policy.tau,
             "rho": self.policy.rho,
-            "fitted_on": self.policy.fingerprint,
+            "fitted_on": self.policy.weights_sha256,
         }
         text_config = self.model.config.get_text_config()
         return {

@@ -16,8 +16,9 @@ from avis.evaluation.score import Results
 from avis.evaluation.tables.captions import describe_results
 from avis.evaluation.tables.registry import REPORT_TABLES, RESULT_TABLES, list_tables
 from avis.evaluation.tables.store import POLICY, RESULTS, SHIPPED, Store, Table
-from avis.files import sha256, write_atomically
+from avis.files import write_atomically
 from avis.provenance import weights_sha256
+from policy.checkpoint import recorded_hashes
 
 _BLOCK = re.compile(r"<!-- table: ([^\n]*?) -->\n(.*?)<!-- end -->", re.DOTALL)
 _ALL = "all"
@@ -125,7 +126,7 @@ def _check_results(root: Path, store: Store) -> list[str]:
         return [f"{RESULTS} has no results"]
     problems = []
     shipped = weights_sha256(str(root / SHIPPED))
-    policy = sha256([root / POLICY]) if (root / POLICY).exists() else None
+    policies = recorded_hashes(root / POLICY) if (root / POLICY).exists() else set()
     for name in store.names:
         try:
             results = store.result(name)
@@ -136,7 +137,7 @@ def _check_results(root: Path, store: Store) -> list[str]:
         # Another model need not be here; where it is, it is the one that was measured.
         if (root / model).is_dir() and results.config["weights_sha256"] != weights_sha256(str(root / model)):
             problems.append(f"{name} was measured with other weights than {model} has")
-        if results.config["policy"] and results.config["policy"]["sha256"] != policy:
+        if results.config["policy"] and results.config["policy"]["sha256"] not in policies:
             problems.append(f"{name} was measured with another policy than {POLICY}")
         problems += [f"{name}: {line}" for line in find_disagreements(results)]
     for path in sorted(store.folder.glob("policy-*.json")):
