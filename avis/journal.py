@@ -11,7 +11,7 @@ Needs no torch.
 import fcntl
 import json
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class Journal:
 
     Attributes:
         path: of the file.
-        header: the first line's object; None: the file has no header.
+        header: the first line's object, as it is in the file; None: the file has no header.
         done: keys of the records in the file.
     """
 
@@ -44,6 +44,8 @@ class Journal:
         remedy: str = "choose another file",
         is_shared: bool = False,
         on_found: Callable[[Record], None] | None = None,
+        unchecked: Collection[str] = (),
+        content: bytes = b"",
     ):
         """Open or create the file and its folder, and read what an earlier run has left.
 
@@ -56,6 +58,8 @@ class Journal:
             is_shared: any number of processes may append, each record once; else one process has the file at a time.
             on_found: called with each record that is found in the file, in order, and not with those appended here.
                 A ValueError of it refuses the file, which is then left as it is.
+            unchecked: parts of the header in which an earlier run may differ.
+            content: whole lines, header included, that a new file begins with in place of the header alone.
 
         Raises:
             ValueError: the file belongs to another program or another run, is damaged, or another process has it.
@@ -64,12 +68,16 @@ class Journal:
         self.path, self.header, self.done = path, header, set[Hashable]()
         self._header_line = b"" if header is None else _encode(header)
         self._key, self._line_start, self._remedy = key, line_start.encode(), remedy
-        self._is_shared, self._on_found = is_shared, on_found
+        self._is_shared, self._on_found, self._unchecked = is_shared, on_found, frozenset(unchecked)
         self._end, self._lines = 0, 0  # of what has been read and is whole
         self._fd = self._open_locked()
         try:
             self._catch_up()
-            if header is not None and not self._lines:
+            if content and not self._lines:
+                _write_all(self._fd, content)
+                os.fsync(self._fd)
+                self._catch_up()
+            elif header is not None and not self._lines:
                 self._write(self._header_line)
             if is_shared:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
@@ -111,10 +119,10 @@ class Journal:
         if not line.startswith(self._line_start):
             raise ValueError(f"a record of {self.path} must begin with {self._line_start.decode()}")
         key = self._key(json.loads(line))
-        with self._locked():
+        with self.locked():
             if key in self.done:
                 return False
-            if not _is_at(self.path, self._fd):
+            if not self.is_there():
                 raise OSError(f"{self.path} was moved or completed by another run: the same command resumes")
             self._write(line)
             self.done.add(key)
@@ -126,7 +134,7 @@ class Journal:
         Raises:
             OSError: the new file cannot be written; the old one is still there.
         """
-        with self._locked():
+        with self.locked():
             unwanted: dict[int, Hashable] = {}  # by place
             for number, (place, line) in enumerate(self._read_lines(0, self._end)):
                 if number or self.header is None:
@@ -146,7 +154,7 @@ class Journal:
         Raises:
             OSError: the new file cannot be written; the old one is still there.
         """
-        with self._locked():
+        with self.locked():
             self._replace_by([data])
             self._end, self._lines, self.done = 0, 0, set()
             self._catch_up()
@@ -181,8 +189,8 @@ class Journal:
             raise OSError(f"cannot lock {self.path}: {error.strerror}") from None
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the lock, having read all that is in the file."""
+    def locked(self) -> Iterator[None]:
+        """Hold the lock, having read all that is in the file. Not to be nested: `append` takes it, too."""
         if self._is_shared:
             self._lock(self._fd)
         try:
@@ -191,6 +199,10 @@ class Journal:
         finally:
             if self._is_shared:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def is_there(self) -> bool:
+        """Return whether the path still names this file: another process may have renamed or removed it."""
+        return _is_at(self.path, self._fd)
 
     def _read_lines(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
         """Yield (place, line) of the lines between two places.
@@ -256,9 +268,12 @@ class Journal:
 
     def _check_header(self, found: Any) -> None:
         """Refuse a file whose header differs from this run's, naming the first part that does."""
-        differing = first_difference(found, json.loads(self._header_line))
+        wanted = json.loads(self._header_line)
+        checked = {name: value for name, value in found.items() if name not in self._unchecked}
+        differing = first_difference(checked, {name: wanted[name] for name in wanted if name not in self._unchecked})
         if differing:
             raise ValueError(f"{self.path} was made with another {differing}: {self._remedy}")
+        self.header = found
 
     def _write(self, line: bytes) -> None:
         """Append a whole line to a file that ends where it was read to."""

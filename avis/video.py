@@ -246,7 +246,9 @@ class _FrameReader:
         self._container, self._stream = self._stack.enter_context(_container(self._video.path))
         self._stream.thread_type = "AUTO"
         self._decoded = _decoded(self._container, self._stream, numbered=not self._video.key_times)
-        self._time, self._frame, self._has_sought = -math.inf, None, False
+        self._time: float = -math.inf
+        self._frame: av.VideoFrame | None = None
+        self._has_sought = False
 
     def _approach(self, wanted: int) -> None:
         """Skip to a key frame before the wanted time, when that is further than decoding has come."""
@@ -278,7 +280,7 @@ def _upright(frame: av.VideoFrame, pixel_aspect: Fraction) -> Image.Image:
         image = image.resize((round(image.width * pixel_aspect), image.height), Image.Resampling.BICUBIC)
     elif 0 < pixel_aspect < 1:
         image = image.resize((image.width, round(image.height / pixel_aspect)), Image.Resampling.BICUBIC)
-    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]  # keyed by type
     if matrix is not None:
         a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
         angle = round(math.degrees(math.atan2(_unit(b, d), _unit(a, c)))) % 360
@@ -339,7 +341,7 @@ def _packets(container, stream) -> Iterator:
         return
 
 
-def _decoded(container, stream, numbered: bool = False) -> Iterator[tuple[int, av.VideoFrame]]:
+def _decoded(container, stream, numbered: bool = False) -> Iterator[tuple[float, av.VideoFrame]]:
     """Yield the frames from here on that can be decoded, with their times, or their numbers."""
     number = 0
     # None makes the decoder return its delayed frames; where the file is cut off, no packet does.
