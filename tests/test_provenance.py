@@ -60,12 +60,13 @@ def sha256(*files: Path) -> str:
 
 
 @pytest.mark.parametrize("mode", ["vanilla", "full AVIS"])
-def test_plain_answers_do_not_hash_the_weights(bundled, hashed, tmp_path, mode):
+def test_plain_answers_do_not_hash_the_weights(hashed, tmp_path, monkeypatch, mode):
     """Guards against: 17 seconds of hashing before the first answer of a 16 GB checkpoint."""
     weights = BUNDLED / "model.safetensors"
-    policy = tmp_path / "p.pt"
-    write_policy(policy, (1,))
+    policy = write_policy(tmp_path / "p.pt", (1,))  # which hashes them
     hashed.clear()
+    forget()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another cache"))
     read = count_reads(weights)
     with read:
         pipeline = AvisPipeline.from_pretrained(BUNDLED, policy=policy if mode == "full AVIS" else None, device="cpu")
