@@ -217,6 +217,8 @@ class _FrameReader:
         self._times = frozenset(video.times)
         self._margin = 0  # how many key frames further back a seek begins
         self._stack = ExitStack()
+        self._time: float = -math.inf
+        self._frame: av.VideoFrame | None = None
 
     def __enter__(self) -> "_FrameReader":
         self._start()
@@ -246,8 +248,7 @@ class _FrameReader:
         self._container, self._stream = self._stack.enter_context(_container(self._video.path))
         self._stream.thread_type = "AUTO"
         self._decoded = _decoded(self._container, self._stream, numbered=not self._video.key_times)
-        self._time: float = -math.inf
-        self._frame: av.VideoFrame | None = None
+        self._time, self._frame = -math.inf, None
         self._has_sought = False
 
     def _approach(self, wanted: int) -> None:

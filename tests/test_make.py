@@ -19,10 +19,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from avis.garden import make
+from avis.garden import make, media
 from avis.garden.render import render
-from avis.garden.scenes import LEVELS, SPLITS, clip_times
-from avis.garden.sheet import shown
+from avis.garden.scenes import LEVELS, SPLITS, video_times
+from avis.garden.sheet import first_items
 from avis.garden.tasks import FORMS, TASKS, Item, item_for
 from avis.inputs import read_video
 from avis.video import Video, sample_frame_indices
@@ -92,14 +92,14 @@ def test_a_clip_has_the_same_bytes_wherever_its_frames_lie(tmp_path, monkeypatch
     """Guards against: an encoder's setting whose sums depend on the alignment of memory: with x264's macroblock tree, 3
     of 24 encodings of this clip were other files."""
     scene, rng = item_for("dev", 14).scenes[0], np.random.default_rng(1)
-    drawn = list(make.frames(scene, make.file_times(scene.seconds)))
-    monkeypatch.setattr(make, "frames", lambda *_: drawn)
+    drawn = list(media.render_frames(scene, media.file_times(scene.seconds)))
+    monkeypatch.setattr(media, "render_frames", lambda *_: drawn)
     digests, kept = set(), []
     for _ in range(24):
         kept.append([np.empty(size, np.uint8) for size in rng.integers(1, 200_000, size=rng.integers(30))])
         if rng.random() < 0.5:
             kept.pop(int(rng.integers(len(kept))))
-        make.write_clip(scene, tmp_path / "clip.mp4")
+        (tmp_path / "clip.mp4").write_bytes(media.encode_video(scene))
         digests.add(hashlib.sha256((tmp_path / "clip.mp4").read_bytes()).hexdigest())
     assert len(digests) == 1
 
@@ -143,11 +143,11 @@ def test_files_show_the_scenes(dev, calibration):
     for split, folder in (("dev", dev), ("calibration", calibration)):
         for line in items(folder):
             item = item_for(split, line["index"])
-            assert line == json.loads(json.dumps(make.record(line["index"], item)))
+            assert line == json.loads(json.dumps(make.item_line(line["index"], item)))
             if item.medium == "video":
                 scene = item.scenes[0]
                 shown, rate = read_video(folder / line["files"][0], (784, 2**24), fps=2.0)
-                times = clip_times(scene.seconds)
+                times = video_times(scene.seconds)
                 assert shown.shape == (len(times), 3, scene.height, scene.width) and rate == 2.0
                 for frame, second in zip(shown.numpy(), times, strict=True):
                     drawn = np.asarray(render(scene, float(second)), dtype=float)
@@ -162,9 +162,9 @@ def test_files_show_the_scenes(dev, calibration):
 def test_sampled_moments_are_those_of_training():
     """Bug: evaluation sees moments of a clip up to half a frame's time from the ones that the model was taught on."""
     for seconds in range(2, 9):
-        times = make.file_times(float(seconds))
+        times = media.file_times(float(seconds))
         taken, _ = sample_frame_indices(Video(Path("x"), tuple(range(len(times))), (), 12.0), fps=2.0)
-        assert np.array_equal(times[taken], clip_times(float(seconds)))
+        assert np.array_equal(times[taken], video_times(float(seconds)))
         assert len(times) == 12 * seconds and (np.diff(times) > 1 / 24).all()
 
 
@@ -242,7 +242,7 @@ def test_refusals(dev, tmp_path, capsys):
 
 def test_sheet_shows_two_items_a_task_and_level():
     """Bug: a contact sheet with a task, level or form left out, or an item under another's heading."""
-    found = shown()
+    found = first_items()
     assert list(found) == [(task, level.number) for task in TASKS for level in LEVELS]
     for (task, level), pair in found.items():
         assert [(item.task, item.level, item.form) for item in pair] == [(task, level, form) for form in FORMS]

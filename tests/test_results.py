@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from avis.evaluation.speed import BUNDLED_MIX
+from avis.evaluation.benchmark.sweep import BUNDLED_MIX
 
 from avis.evaluation.tables.documents import check_documents
 from avis.evaluation.tables.store import RESULTS, Store
