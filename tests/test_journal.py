@@ -1,4 +1,4 @@
-"""Tests of avis/journal.py: nothing doubled, lost or torn, whatever stops a writer, and no file of anybody else's touched."""
+"""Tests of avis/journal.py: nothing doubled, lost or torn, whatever stops a writer, no other file touched."""
 
 import errno
 import json
@@ -96,7 +96,7 @@ with Journal(Path(sys.argv[1]), key=lambda record: record["index"]) as journal:
 
 
 def test_every_record_is_synced_before_append_returns(tmp_path, monkeypatch):
-    """Guards against: lines in a buffer of ours, which a kill takes along, or of the system's, which a power cut does."""
+    """Guards against: lines in our buffer, which a kill loses, or in the system's, which a power cut loses."""
     synced = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
     path = tmp_path / "a.jsonl"
@@ -180,7 +180,7 @@ def test_a_file_that_is_not_ours_is_left_as_it_is(tmp_path, content, match):
     "content", [b'{"a": 1}', b'{"a": 1}\n', b"{", b"{}", b"[]\n", b'"text"\n', b"{\n}\n"], ids=ascii
 )
 def test_a_document_of_another_program_is_no_torn_header(tmp_path, content):
-    """Guards against: another program's JSON, without a last line end, taken for our header and cut off; all but what our
+    """Guards against: another program's JSON, without a last line end, taken for our header and cut off; but for what our
     own header begins with."""
     path = tmp_path / "a.json"
     path.write_bytes(content)
@@ -242,7 +242,7 @@ def test_what_is_no_file_is_refused(tmp_path, kind):
 
 
 def test_a_read_only_folder_is_refused_in_one_line(tmp_path, monkeypatch):
-    """Guards against: the system's own words, which do not say what was wanted. Root, as in CI, may write everywhere."""
+    """Guards against: the system's own words, which do not say what was wanted. Root may write everywhere."""
 
     def refuse(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -358,7 +358,7 @@ def test_records_can_be_read_while_others_are_appended(tmp_path):
 
 @pytest.mark.parametrize("header", [None, HEADER], ids=["bare", "headed"])
 def test_unwanted_records_are_taken_out_in_one_step(tmp_path, header):
-    """Guards against: the header or other records taken along, a lock that is lost with the old file, and something left
+    """Guards against: the header or other records taken along, a lock lost with the old file, and something left
     beside it."""
     path = tmp_path / "a.jsonl"
     lines = write(path, header).splitlines(keepends=True)

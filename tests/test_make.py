@@ -50,7 +50,7 @@ def calibration(tmp_path_factory) -> Path:
 
 def start(out: Path, hash_seed: str) -> subprocess.Popen:
     """The command in a process of its own, with two workers that take a few items at a time."""
-    code = "import sys; from garden import make; make.CHUNK = 5; sys.exit(make.main(sys.argv[1:]))"
+    code = "import sys; from avis.garden import make; make.CHUNK = 5; sys.exit(make.main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, *SMALL, "--out", str(out), "--processes", "2"]
     environment = os.environ | {"PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

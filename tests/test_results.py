@@ -4,7 +4,6 @@ from collections import Counter
 from pathlib import Path
 
 from avis.evaluation.benchmark.sweep import BUNDLED_MIX
-
 from avis.evaluation.tables.documents import check_documents
 from avis.evaluation.tables.store import RESULTS, Store
 
