@@ -180,7 +180,7 @@ def test_a_file_that_is_not_ours_is_left_as_it_is(tmp_path, content, match):
     "content", [b'{"a": 1}', b'{"a": 1}\n', b"{", b"{}", b"[]\n", b'"text"\n', b"{\n}\n"], ids=ascii
 )
 def test_a_document_of_another_program_is_no_torn_header(tmp_path, content):
-    """Guards against: another program's JSON, without a last line end, taken for our header and cut off; but for what our
+    """Guards against: JSON of others, without a last line end taken for our header and cut off; but for what our
     own header begins with."""
     path = tmp_path / "a.json"
     path.write_bytes(content)

@@ -1,3 +1,4 @@
+# Longer than the bound: it is split together with materialise.py, in the issue about two bases.
 """Tests of `transformers/fork/materialise.py`, on a made-up release of three files; no network."""
 
 import hashlib

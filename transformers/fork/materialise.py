@@ -1,3 +1,4 @@
+# Longer than the bound: the issue about two bases halves it, and moves what it does with git to git's own commands.
 """Makes the patched Transformers tree around this folder from a pinned release and our own changes.
 
 Kept in git is this folder only: `upstream.toml` (the pinned source distribution), `series` and
