@@ -1,4 +1,4 @@
-"""Many questions from a file into a file of answers, resumed after a kill at any moment::
+"""Answer many questions from a file into another file, which is resumed after a kill at any moment::
 
 source = open_questions(Path("questions.jsonl"), prompt=None, system_prompt=None)
 with AnswerJournal(Path("answers.jsonl"), source, config) as answers:
@@ -21,7 +21,7 @@ from avis.config import AvisConfig
 from avis.journal import Journal, first_difference
 from avis.questions import ImageFolder, Question, QuestionFile
 
-_LINE_START = '{"query_index": '  # of every line of the output, which tells it from other programs' files
+_LINE_START = '{"query_index": '  # of every line of the output; other programs' files begin otherwise
 _LINE_START_0_1 = b'{"item": '
 _REMEDY = "choose another --output"
 
@@ -283,10 +283,11 @@ def _made_with(record: dict[str, Any]) -> tuple[str | None, str | None]:
 
 
 def _outcome(source: QuestionSource, index: int, ask: Ask) -> dict[str, Any]:
+    """Return an answer's record, or the error that stands in its place."""
     try:
         question = source.question(index)
         return ask(question, question.messages(source.media(index)))
-    except (ValueError, OSError, MemoryError) as error:  # these say it in one line
+    except (ValueError, OSError, MemoryError) as error:  # their message is one line
         return {"error": str(error).strip().split("\n")[0] or type(error).__name__}
     except Exception as error:  # hours of other questions are not lost to one
         return {"error": f"{type(error).__name__}: {error}"}

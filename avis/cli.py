@@ -1,4 +1,4 @@
-"""What every command line of the project shares: one parser class, and one line for bad input."""
+"""The parts that all command lines share: the parser class, and one line on stderr for bad input."""
 
 import argparse
 import sys
@@ -8,7 +8,10 @@ from typing import NoReturn
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """A parser that reports a mistake in one line and takes no abbreviated flags."""
+    """A parser that reports a mistake in one line and takes no abbreviated flags.
+
+    Subcommands get the same class.
+    """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **{"allow_abbrev": False} | kwargs)
@@ -23,7 +26,10 @@ def run_command(command: Callable[[], int | None], interrupted: str = "the same 
 
     Args:
         command: raises ValueError, OSError or MemoryError with one line for bad input; returns a status or None for 0.
-        interrupted: printed after Ctrl-C, unless the KeyboardInterrupt has words of its own; may be empty.
+        interrupted: printed after Ctrl-C, unless the KeyboardInterrupt has a message of its own; may be empty.
+
+    Returns:
+        The exit status. Other exceptions are bugs and pass.
     """
     try:
         return command() or 0

@@ -1,4 +1,4 @@
-"""Checks, hashes and whole-file writes that every room uses. No torch::
+"""Check, hash and atomically write files; no torch::
 
 path = check_file("photo.jpg")           # a regular, readable file, or one clear ValueError
 write_json(Path("out/report.json"), {"n": 3})

@@ -1,4 +1,4 @@
-"""The one writer of results that outlive a kill: JSONL, one synced line a record, resumed where it stopped::
+"""Write results that outlive a kill: JSONL, one synced line a record, resumed where it stopped::
 
     with Journal(Path("answers.jsonl"), {"config": config}, key=lambda record: record["index"]) as journal:
         for index in range(100):
@@ -53,11 +53,11 @@ class Journal:
             path: of the file.
             header: what the records depend on, JSON-ready: written as the first line. None for files without a header.
             key: of a record, unique in the file.
-            line_start: how every record's line begins, which tells the file from other programs' files.
+            line_start: how every record's line begins. Files whose lines begin otherwise are another program's.
             remedy: what to do about a file that cannot be resumed, for error messages.
             is_shared: any number of processes may append, each record once; else one process has the file at a time.
-            on_found: called with each record that is found in the file, in order, and not with those appended here.
-                A ValueError of it refuses the file, which is then left as it is.
+            on_found: called in order with each record that is found in the file, not with those appended here. When it
+                raises ValueError, the file is refused and left as it is.
             unchecked: parts of the header in which an earlier run may differ.
             content: whole lines, header included, that a new file begins with in place of the header alone.
 
@@ -74,8 +74,7 @@ class Journal:
         try:
             self._catch_up()
             if content and not self._lines:
-                _write_all(self._fd, content)
-                os.fsync(self._fd)
+                self._replace_by([content])  # all of it or nothing
                 self._catch_up()
             elif header is not None and not self._lines:
                 self._write(self._header_line)
@@ -290,7 +289,7 @@ class Journal:
         self._end += len(line)
 
     def _replace_by(self, parts: Iterable[bytes]) -> None:
-        """Write a locked file beside this one, rename it over this one, and go on with it."""
+        """Write a locked file beside this one, rename it over this one, and use it from now on."""
         target = self.path.resolve()  # a link stays a link
         beside = target.with_name(f".{target.name}.part")
         fd = -1

@@ -1,4 +1,4 @@
-"""Work shared out to processes that end with the program, however it ends::
+"""Run work in processes that end with the program, however it ends::
 
 for index, job in run_in_processes(draw, range(100), processes=4, initializer=load, initargs=("models/garden-tiny",)):
     print(index, job.result())
@@ -36,6 +36,9 @@ def run_in_processes(
         processes: workers, at most one a task.
         initializer: importable by name; called once in each worker.
         initargs: its arguments.
+
+    Raises:
+        ValueError: fewer than one process.
     """
     tasks = list(tasks)
     if not tasks:
@@ -54,10 +57,10 @@ def run_in_processes(
             jobs = {pool.submit(function, task): task for task in tasks}
             workers = set(multiprocessing.active_children()) - earlier
         for job in as_completed(jobs):
-            yield jobs.pop(job), job  # what is yielded is not held here: a result may be large
+            yield jobs.pop(job), job  # popped, because a result may be large and is the caller's now
         is_complete = True
     finally:
-        if not is_complete:  # an error or Ctrl-C: what the workers are at is done again
+        if not is_complete:  # an error or Ctrl-C: a resumed run repeats the tasks under way
             for worker in workers:
                 worker.terminate()
         pool.shutdown(wait=is_complete, cancel_futures=True)
@@ -80,7 +83,7 @@ def _start_worker(initializer: Callable[..., None] | None, initargs: tuple) -> N
 
 
 def end_with_parent() -> None:
-    """Make this worker end when the program is killed, which then cannot end it."""
+    """Make this worker end as soon as its parent has ended: a killed program cannot end its workers."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

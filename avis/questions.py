@@ -1,4 +1,4 @@
-"""Questions about images and videos from files: a JSONL file, a VLMEvalKit table, or a folder of images::
+"""Questions about images and videos from a JSONL file, a VLMEvalKit table, or a folder of images::
 
     source = QuestionFile(Path("MMStar.tsv"))
     question = source.question(7)
@@ -40,17 +40,17 @@ _KINDS = ("image", "video")
 
 @dataclass(frozen=True)
 class Label:
-    """What is known about a question.
+    """The right answer to a question, and how the question is grouped in tables.
 
     Attributes:
         truth: the right answer; a letter of `options`, or free text.
         options: the options' texts by letter; None for a free answer.
-        scene: what questions share that show the same.
+        scene: its name; questions that show the same share it.
         task: its kind of question.
         level: of difficulty; None when not known.
         form: "choice" or "free".
         medium: "image", "images" (several) or "video".
-        answerable: whether the pixels tell the answer, as far as is known.
+        answerable: whether the image shows the answer, as far as is known.
     """
 
     truth: str
@@ -72,7 +72,7 @@ class Question:
         text: as put to the model, options included.
         follow_ups: asked one by one after the answer.
         system_prompt: of the chat; None: the model's own.
-        label: its right answer and what else is known; None for a question without an answer.
+        label: its right answer and its groups; None for a question without an answer.
         input: the line it came from, as JSON.
     """
 
@@ -138,7 +138,14 @@ class QuestionFile:
         yield from found.values()
 
     def question(self, index: int) -> Question:
-        """Return a question. Raises ValueError, with the number of its line or row, when something is missing."""
+        """Return a question.
+
+        Args:
+            index: from 0.
+
+        Raises:
+            ValueError: it cannot be asked. The message has the number of its line or row.
+        """
         try:
             return self._question(index, *self._read(index))
         except (ValueError, KeyError, TypeError, AttributeError, SyntaxError, RecursionError, MemoryError) as error:
@@ -225,7 +232,7 @@ class QuestionFile:
         return Question(index, texts[0], tuple(texts[1:]), self._system_prompt, label, self.input(index))
 
     def _shown(self, names: dict[str, list[str]]) -> str:
-        """Return a name for what a question shows: the same images are the same scene, however the file's path is."""
+        """Return a name for what a question shows: the same for the same images, however the file's path is written."""
         if not self._is_table:
             names = {kind: [relpath(name, self.path.parent) for name in names[kind]] for kind in names}
         return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
@@ -274,7 +281,7 @@ class ImageFolder:
 
     @cached_property
     def sha256(self) -> str:
-        """The SHA-256 of the images' names."""
+        """Return the SHA-256 of the images' names."""
         return hashlib.sha256("\n".join(self._names).encode(errors="surrogateescape")).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Intervals and tests of what is measured: one cluster bootstrap for all rooms; what libraries have comes from them::
+"""Intervals and tests: the cluster bootstrap of all rooms, and Wilson's and Holm's formulas from statsmodels::
 
 difference = paired_difference(right_a - right_b, scenes)
 print(difference.value, difference.low, difference.high, difference.p)
@@ -19,13 +19,13 @@ _CHUNK = 500  # resamples drawn at a time, which bounds memory
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95% interval.
+    """An estimate with its 95% interval.
 
     Attributes:
         value: the estimate.
         low: lower end.
         high: upper end.
-        items: how many examples it was measured on.
+        items: number of examples that it was measured on.
     """
 
     value: float
@@ -57,6 +57,9 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
     Args:
         successes: need not be whole, as when two seeds are averaged.
         trials: at least 1.
+
+    Returns:
+        The lower and the upper end, in [0, 1].
     """
     low, high = proportion_confint(successes, trials, alpha=0.05, method="wilson")
     return max(0.0, float(low)), min(1.0, float(high))
@@ -69,9 +72,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @lru_cache(maxsize=4)
 def resample_counts(clusters: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """Return how often each bootstrap resample draws each cluster: `(resamples, clusters)` float32, read-only.
+    """Return how often each bootstrap resample draws each cluster.
 
-    The same numbers for the same arguments, so that every comparison over the same clusters uses the same resamples.
+    The same arguments give the same numbers, so that every comparison over the same clusters uses the same resamples.
+
+    Args:
+        clusters: number of clusters.
+        resamples: number of resamples.
+        seed: of the random numbers.
+
+    Returns:
+        `(resamples, clusters)` float32, read-only.
     """
     rng = np.random.default_rng(seed)
     even = np.full(clusters, 1 / clusters)
@@ -82,7 +93,14 @@ def resample_counts(clusters: int, resamples: int = RESAMPLES, seed: int = 0) ->
 
 
 def cluster_indices(clusters: Sequence[Any]) -> tuple[int, np.ndarray]:
-    """Return the number of distinct clusters, and `(n,)` the number of each entry's cluster."""
+    """Number the clusters in the order of their sorted names.
+
+    Args:
+        clusters: `(n,)` numbers or strings.
+
+    Returns:
+        How many distinct clusters there are, and `(n,)` the number of each entry's.
+    """
     names, indices = np.unique(np.asarray(clusters), return_inverse=True)
     return len(names), indices
 

@@ -180,8 +180,8 @@ def test_a_file_that_is_not_ours_is_left_as_it_is(tmp_path, content, match):
     "content", [b'{"a": 1}', b'{"a": 1}\n', b"{", b"{}", b"[]\n", b'"text"\n', b"{\n}\n"], ids=ascii
 )
 def test_a_document_of_another_program_is_no_torn_header(tmp_path, content):
-    """Guards against: JSON of others, without a last line end taken for our header and cut off; but for what our
-    own header begins with."""
+    """Guards against: another program's JSON, without a last line end, taken for our header and cut off. What our own
+    header begins with cannot be distinguished from it."""
     path = tmp_path / "a.json"
     path.write_bytes(content)
     if content == b"{":
@@ -250,6 +250,47 @@ def test_a_read_only_folder_is_refused_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(OSError, match="^cannot write .*a.jsonl: Permission denied$"):
         opened(tmp_path / "a.jsonl")
+
+
+def test_parts_of_a_header_may_differ(tmp_path):
+    """Guards against: a run refused for where it runs, and a header that is not the file's."""
+    path = tmp_path / "a.jsonl"
+    write(path, HEADER | {"environment": {"cpus": 2}})
+    now = HEADER | {"environment": {"cpus": 3, "gpu": None}}
+    with opened(path, now, unchecked=["environment"]) as journal:
+        assert journal.header == HEADER | {"environment": {"cpus": 2}} and journal.done == {0, 1, 2}
+    with opened(path, HEADER, unchecked=["environment"]) as journal:
+        assert journal.header["environment"] == {"cpus": 2}
+    with pytest.raises(ValueError, match="made with another model"):
+        opened(path, now | {"model": "n"}, unchecked=["environment"])
+    with pytest.raises(ValueError, match="made with another environment"):
+        opened(path, now)
+
+
+def test_a_new_file_begins_with_the_content_of_an_earlier_one(tmp_path, monkeypatch):
+    """Guards against: content put into a file that has records, a part of it after a kill or on a full disk, and keys
+    of it that do not count as done."""
+    path, found = tmp_path / "a.jsonl", []
+    content = write(tmp_path / "earlier.jsonl", HEADER)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            opened(path, HEADER, content=content)
+    assert path.read_bytes() == b""
+    for is_shared in (False, True):
+        with opened(path, HEADER, content=content, is_shared=is_shared, on_found=found.append) as journal:
+            assert journal.done == {0, 1, 2} and journal.is_there() and path.read_bytes() == content
+            if is_shared:
+                with opened(path, HEADER, is_shared=True) as other:
+                    assert other.append({"index": 3})
+        assert [record["index"] for record in found] == [0, 1, 2]
+        found.clear()
+    with opened(path, HEADER, content=content) as journal:
+        assert journal.done == {0, 1, 2, 3}, "the content is for a new file"
 
 
 # --------------------------------------------------------------------------------------------- several processes
