@@ -130,7 +130,7 @@ def test_a_killed_run_resumes(dev, tmp_path):
 
 
 def test_splits_share_no_scene():
-    """Guards against: a split drawn with another's seeds, or two scenes of a split with one seed. Pixels are compared."""
+    """Guards against: a split drawn with another's seeds, or two scenes of a split with one seed, by their pixels."""
     seen = {}
     for split in SPLITS:
         for index in range(150):
