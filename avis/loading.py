@@ -3,6 +3,7 @@
 model, processor = load_model("models/garden-tiny")
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,11 +102,25 @@ def advise_on_memory(advice: str) -> Iterator[None]:
         raise
 
 
+def _load_processor(path: Path) -> Any:
+    """Load a processor without a warning about a plain fast tokenizer: its own files decide how it cuts words."""
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return "load from this checkpoint is 'PreTrainedTokenizerFast'" not in record.getMessage()
+
+    logger = logging.getLogger("transformers.tokenization_utils_base")
+    logger.addFilter(is_wanted)
+    try:
+        return AutoProcessor.from_pretrained(path, trust_remote_code=False)
+    finally:
+        logger.removeFilter(is_wanted)
+
+
 def _load(path: Path, device: str, dtype: str, attn_implementation: str):
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     if config.model_type != "qwen2_5_vl":
         raise ValueError(f"{path} is a {config.model_type} model, not a Qwen2.5-VL")
-    processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
+    processor = _load_processor(path)
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else str(config.dtype or torch.float32).removeprefix("torch.")
     if attn_implementation == "auto":

@@ -4,6 +4,7 @@ Nothing here asks how well a model answers: the evaluation measures that.
 """
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from avis.garden.scenes import rng_for
 from avis.garden.tasks import TASKS, make_item
 from avis.garden.training.__main__ import main
 from avis.inputs import prepare_inputs
+from avis.loading import load_model
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = ROOT / "models" / "garden-tiny"
@@ -234,6 +236,28 @@ def test_bundled_files_are_read_alike_by_other_releases(folder, processor):
         ids = processor.tokenizer(words).input_ids
         assert loaded.tokenizer(words).input_ids == plain(words).input_ids == ids
     assert len(plain(" 0").input_ids) == 1
+
+
+def test_bundled_models_load_without_a_word(monkeypatch):
+    """Guards against: a warning about "unexpected tokenization" at every start, for a tokenizer that is as trained."""
+    said = []
+    logger = logging.getLogger("transformers.tokenization_utils_base")
+    monkeypatch.setattr(logger, "handlers", [Recorder(said)])
+    AutoProcessor.from_pretrained(BUNDLED)
+    assert len(said) == 1, "Transformers does not warn any more: _load_processor can go"
+    load_model(BUNDLED, device="cpu")
+    assert len(said) == 1
+
+
+class Recorder(logging.Handler):
+    """Keeps messages."""
+
+    def __init__(self, said: list[str]):
+        super().__init__()
+        self.said = said
+
+    def emit(self, record):
+        self.said.append(record.getMessage())
 
 
 def test_the_trainer_writes_the_bundled_files(trainer_of, tmp_path):

@@ -139,7 +139,7 @@ def test_chat_template(processor, messages, options, expected):
     assert processor.apply_chat_template(messages, **options) == expected
 
 
-def test_pictures_of_splits_reach_the_model_unresized(processor):
+def test_images_of_splits_reach_the_model_unresized(processor):
     """Guards against: pixel bounds that shrink or enlarge the splits' own images, whose tokens then lie elsewhere
     than training's labels."""
     bounds = processor.image_processor.size

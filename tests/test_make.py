@@ -1,4 +1,4 @@
-"""Splits written as files: their bytes, what is in them, going on after a kill, refusals; and what the sheet shows."""
+"""Splits written as files: their bytes and contents, resuming after a kill, refusals; and what the sheet shows."""
 
 import base64
 import csv
@@ -19,16 +19,18 @@ import pytest
 import yaml
 from PIL import Image
 
-from avis.garden import make, media
+from avis.garden import hashes, make, media, sprites
+from avis.garden import render as render_module
 from avis.garden.render import render
 from avis.garden.scenes import LEVELS, SPLITS, video_times
 from avis.garden.sheet import first_items
+from avis.garden.source import GardenSource
 from avis.garden.tasks import FORMS, TASKS, Item, item_for
 from avis.inputs import read_video
 from avis.video import Video, sample_frame_indices
 
 ROOT = Path(__file__).resolve().parents[1]
-LIMIT = 12  # one picture for each of eight tasks, two pairs, two clips
+LIMIT = 12  # one image for each of eight tasks, two pairs, two videos
 SMALL = ["--split", "dev", "--limit", str(LIMIT)]
 
 
@@ -42,7 +44,7 @@ def dev(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def calibration(tmp_path_factory) -> Path:
-    """The first items of calibration: four questions about one picture, and one clip."""
+    """The first items of calibration: four questions about one image, and one video."""
     out = tmp_path_factory.mktemp("make") / "calibration"
     make.make("calibration", out, 5, processes=1)
     return out
@@ -82,15 +84,15 @@ def look(item: Item) -> str:
 
 
 def test_other_processes_write_the_same_bytes(dev, tmp_path):
-    """Bug: bytes that follow the hash seed, the order of workers, the folder's name or the time of day."""
+    """Guards against: bytes that follow the hash seed, the order of workers, the folder's name or the time of day."""
     process = start(tmp_path / "again", hash_seed="1")
     assert process.communicate()[1].decode() == "" and process.returncode == 0
     assert contents(tmp_path / "again") == contents(dev)
 
 
-def test_a_clip_has_the_same_bytes_wherever_its_frames_lie(tmp_path, monkeypatch):
+def test_a_video_has_the_same_bytes_wherever_its_frames_lie(monkeypatch):
     """Guards against: an encoder's setting whose sums depend on the alignment of memory: with x264's macroblock tree, 3
-    of 24 encodings of this clip were other files."""
+    of 24 encodings of this video were other files."""
     scene, rng = item_for("dev", 14).scenes[0], np.random.default_rng(1)
     drawn = list(media.render_frames(scene, media.file_times(scene.seconds)))
     monkeypatch.setattr(media, "render_frames", lambda *_: drawn)
@@ -99,13 +101,13 @@ def test_a_clip_has_the_same_bytes_wherever_its_frames_lie(tmp_path, monkeypatch
         kept.append([np.empty(size, np.uint8) for size in rng.integers(1, 200_000, size=rng.integers(30))])
         if rng.random() < 0.5:
             kept.pop(int(rng.integers(len(kept))))
-        (tmp_path / "clip.mp4").write_bytes(media.encode_video(scene))
-        digests.add(hashlib.sha256((tmp_path / "clip.mp4").read_bytes()).hexdigest())
+        digests.add(hashlib.sha256(media.encode_video(scene)).hexdigest())
     assert len(digests) == 1
 
 
-def test_a_killed_run_goes_on(dev, tmp_path):
-    """Bug: half a file taken for a whole one, work done twice, items doubled or lost, workers that outlive the run."""
+def test_a_killed_run_resumes(dev, tmp_path):
+    """Guards against: half a file taken for a whole one, work done twice, items doubled or lost, workers that outlive
+    the run."""
     out = tmp_path / "killed"
     process = start(out, hash_seed="2")
     while len(drawn := [*out.glob("images/[0-9]*.png"), *out.glob("videos/[0-9]*.mp4")]) < 2:
@@ -121,14 +123,14 @@ def test_a_killed_run_goes_on(dev, tmp_path):
     assert len(workers) >= 2 and not alive
     assert not (out / "items.jsonl").exists() and not (out / "manifest.json").exists()
     written = {path: path.stat().st_mtime_ns for path in drawn}
-    (out / "images" / ".000004.png").write_bytes(b"the beginning of a picture")
+    (out / "images" / ".000004.png.1.part").write_bytes(b"the beginning of an image")
     make.make("dev", out, LIMIT, processes=1)
     assert contents(out) == contents(dev)
     assert {path: path.stat().st_mtime_ns for path in drawn} == written
 
 
 def test_splits_share_no_scene():
-    """Bug: a split drawn with another's seeds, or two scenes of a split with one seed. Pixels are compared."""
+    """Guards against: a split drawn with another's seeds, or two scenes of a split with one seed, by their pixels."""
     seen = {}
     for split in SPLITS:
         for index in range(150):
@@ -139,7 +141,8 @@ def test_splits_share_no_scene():
 
 
 def test_files_show_the_scenes(dev, calibration):
-    """Bug: a file that is missing or another item's; a clip whose sampled frames are not the moments of training."""
+    """Guards against: a file that is missing or another item's; a video whose sampled frames are not the moments of
+    training."""
     for split, folder in (("dev", dev), ("calibration", calibration)):
         for line in items(folder):
             item = item_for(split, line["index"])
@@ -155,12 +158,13 @@ def test_files_show_the_scenes(dev, calibration):
             else:
                 assert len(line["files"]) == (2 if item.medium == "images" else 1)
                 for name, scene in zip(line["files"], item.scenes, strict=True):
-                    with Image.open(folder / name) as picture:
-                        assert picture.tobytes() == render(scene).tobytes()
+                    with Image.open(folder / name) as image:
+                        assert image.tobytes() == render(scene).tobytes()
 
 
 def test_sampled_moments_are_those_of_training():
-    """Bug: evaluation sees moments of a clip up to half a frame's time from the ones that the model was taught on."""
+    """Guards against: evaluation sees moments of a video up to half a frame's time from the ones that the model was
+    taught on."""
     for seconds in range(2, 9):
         times = media.file_times(float(seconds))
         taken, _ = sample_frame_indices(Video(Path("x"), tuple(range(len(times))), (), 12.0), fps=2.0)
@@ -169,7 +173,7 @@ def test_sampled_moments_are_those_of_training():
 
 
 def test_tables_for_vlmevalkit(dev, calibration):
-    """Bug: options inside the question, wrong columns, a picture that does not decode or is another row's."""
+    """Guards against: options inside the question, wrong columns, an image that does not decode or is another row's."""
     for folder, name, form in (
         (dev, "garden_dev_mcq.tsv", "choice"),
         (dev, "garden_dev_vqa.tsv", "free"),
@@ -189,11 +193,12 @@ def test_tables_for_vlmevalkit(dev, calibration):
             assert [row[letter] for letter in letters if row[letter]] == line["options"]
             assert row["question"] in line["question"] and "A. " not in row["question"]
             assert (row[row["answer"]] if letters else row["answer"]) == line["value"]
-    assert sum(len(row["image"]) > 64 for row in rows) == 1 < len(rows)  # calibration: one picture, written once
+    assert sum(len(row["image"]) > 64 for row in rows) == 1 < len(rows)  # calibration: one image, written once
 
 
 def test_folders_for_hugging_face(dev):
-    """Bug: metadata that names files which are not beside it, leaves items out, or a card that points to nothing."""
+    """Guards against: metadata that names files which are not beside it, leaves items out, or a card that points to
+    nothing."""
     lines = []
     for folder in ("images", "videos"):
         for row in map(json.loads, (dev / folder / "metadata.jsonl").read_text().splitlines()):
@@ -209,7 +214,8 @@ def test_folders_for_hugging_face(dev):
 
 
 def test_manifest_counts_and_hashes(dev):
-    """Bug: hashes of something else than the files, a file without one, counts that are not those of the items."""
+    """Guards against: hashes of something else than the files, a file without one, counts that are not those of the
+    items."""
     manifest, lines = json.loads((dev / "manifest.json").read_text()), items(dev)
     files = contents(dev)
     sums = dict(line.split("  ")[::-1] for line in files["SHA256SUMS"].decode().splitlines())
@@ -221,8 +227,31 @@ def test_manifest_counts_and_hashes(dev):
         assert counts == Counter(str(line[name]) for line in lines)
 
 
+def test_hashes_follow_what_is_drawn_and_not_how_it_is_written(dev, monkeypatch):
+    """Guards against: another plan after a reformatting, and the same plan after a change of items or of pixels."""
+    plan = json.loads((dev / "plan.json").read_text())
+    assert (
+        plan["items_sha256"] == hashes.items_sha256("dev", range(LIMIT)) != hashes.items_sha256("dev", range(1, LIMIT))
+    )
+    assert GardenSource("dev").sha256 == hashes.items_sha256("dev", range(len(GardenSource("dev"))))
+    pixels = hashes.pixels_sha256()
+    assert plan["pixels_sha256"] == pixels
+    with monkeypatch.context() as change:
+        change.setattr(sprites, "CREAM", (246, 240, 227))
+        clear_caches()
+        assert hashes.pixels_sha256() != pixels
+    clear_caches()
+    assert hashes.pixels_sha256() == pixels
+
+
+def clear_caches():
+    """Have sprites drawn anew."""
+    for cached in (sprites.animal_sprite, sprites.prop_sprite, render_module._sized_animal, render_module._sized_prop):
+        cached.cache_clear()
+
+
 def test_refusals(dev, tmp_path, capsys):
-    """Bug: a traceback, two splits mixed in one folder, somebody's files written over."""
+    """Guards against: a traceback, two splits mixed in one folder, somebody's files written over."""
     (tmp_path / "file").write_text("")
     before = contents(dev)
     for *flags, said in (
@@ -241,7 +270,7 @@ def test_refusals(dev, tmp_path, capsys):
 
 
 def test_sheet_shows_two_items_a_task_and_level():
-    """Bug: a contact sheet with a task, level or form left out, or an item under another's heading."""
+    """Guards against: a contact sheet with a task, level or form left out, or an item under another's heading."""
     found = first_items()
     assert list(found) == [(task, level.number) for task in TASKS for level in LEVELS]
     for (task, level), pair in found.items():

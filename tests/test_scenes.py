@@ -159,7 +159,7 @@ def test_letters_of_signs_are_labelled_in_place():
     assert whole > 30
 
 
-def test_labels_of_clips_follow_the_animals():
+def test_labels_of_videos_follow_the_animals():
     """Guards against: labels of a video's first moment at all of its steps; directions turned round; an animal that is
     labelled before it comes; clothes that are labelled before they are put on."""
     moves = Counter()
@@ -194,14 +194,14 @@ def test_labels_of_clips_follow_the_animals():
 
 
 @pytest.mark.parametrize("size", [(140, 140), (196, 140), (280, 364), (392, 784)])
-def test_pictures_have_the_declared_size(size):
+def test_images_have_the_declared_size(size):
     """Guards against: width and height swapped, which square images hide."""
     rng = rng_for("dev", 7700)
     image = render(place(rng, LEVELS[1], *size, cast(rng, 2)))
     assert (image.size, image.mode) == (size, "RGB")
 
 
-def test_pictures_show_what_the_record_says():
+def test_images_show_what_the_record_says():
     """Guards against: an animal drawn elsewhere than its record and labels say, or with its accessory, its tag or the
     number on it not to be seen; and a letter of a sign that is not where its label is."""
     for index in range(6):
@@ -245,7 +245,7 @@ def test_light_and_noise_are_those_of_the_record():
     assert abs(grain.std() - 12) < 1
 
 
-def test_clips_show_each_second_of_the_record():
+def test_videos_show_each_second_of_the_record():
     """Guards against: a video of one image repeated, frames of another size or number, and animals that are not where
     the record has them at that second, up in the air or not there yet."""
     for number, task in enumerate(VIDEO_TASKS):
@@ -273,7 +273,7 @@ def test_clips_show_each_second_of_the_record():
 
 
 @pytest.mark.parametrize("seconds", range(2, 10))
-def test_clips_are_seen_where_their_files_are_sampled(seconds):
+def test_videos_are_seen_where_their_files_are_sampled(seconds):
     """Guards against: training on other moments of a video than those that are read from its file, an odd number of
     frames, and a video whose end is never seen."""
     times = video_times(float(seconds))

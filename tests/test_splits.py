@@ -92,7 +92,7 @@ def test_sizes_and_turns_of_splits():
         item_for("validation", 3)
 
 
-def test_calibration_asks_several_tasks_about_each_picture():
+def test_calibration_asks_several_tasks_about_each_image():
     """Guards against: calibration questions that are all of one task an image, so that difficulty is the task's;
     free answers among them; a question asked twice; scene ids that join images which differ."""
     items = calibration()
@@ -112,7 +112,7 @@ def test_calibration_asks_several_tasks_about_each_picture():
     assert len({repr(group[0].scenes) for group in shown.values()}) == len(shown)
 
 
-def test_later_questions_about_a_picture_are_right():
+def test_later_questions_about_a_image_are_right():
     """Guards against: questions that do not fit the image of another task (two animals where one is asked for, a tag
     or a sign that is missing), and a right option that stands out because no such question has that answer."""
     for item in calibration():
@@ -133,16 +133,16 @@ def test_splits_share_nothing():
     """Guards against: splits that are shifted windows of one stream, so that test images were trained on."""
     items = {split: [item_for(split, index) for index in range(150)] for split in SPLITS}
     bare = [repr(tuple(replace(scene, seed=0) for scene in item.scenes)) for made in items.values() for item in made]
-    of_pictures = {item.scene_id for item in items["calibration"] if item.medium != "video"}
+    of_images = {item.scene_id for item in items["calibration"] if item.medium != "video"}
     # Calibration alone shows an image several times.
-    repeated = sum(item.medium != "video" for item in items["calibration"]) - len(of_pictures)
+    repeated = sum(item.medium != "video" for item in items["calibration"]) - len(of_images)
     assert repeated > 50 and len(set(bare)) == len(bare) - repeated
     first = [made[index].scenes[0] for made in items.values() for index in (0, 4, 9, 20)]
     assert len({render(scene, 0.5).tobytes() for scene in first}) == len(first)
 
 
-def test_hopeless_items_are_few_and_labelled():
-    """Guards against: an unanswerable question that counts as answerable (or the other way round), hopeless items
+def test_unanswerable_items_are_few_and_labelled():
+    """Guards against: an unanswerable question that counts as answerable (or the other way round), unanswerable items
     among easy levels, and none or too many of them at the hardest."""
     shown = {}
     for split, made in (("calibration", calibration()), ("test", (item_for("test", n) for n in range(2500)))):
@@ -153,12 +153,12 @@ def test_hopeless_items_are_few_and_labelled():
             if item.level == 5:
                 shown[split, item.scene_id] = (hidden.pop(), item.medium)
     count = len(shown)
-    hopeless = [(hidden, medium) for hidden, medium in shown.values() if hidden]
+    unanswerable = [(hidden, medium) for hidden, medium in shown.values() if hidden]
     assert (
-        abs(len(hopeless) - UNANSWERABLE_SHARE * count)
+        abs(len(unanswerable) - UNANSWERABLE_SHARE * count)
         < 5 * (count * UNANSWERABLE_SHARE * (1 - UNANSWERABLE_SHARE)) ** 0.5
     )
-    images = [hidden for hidden, medium in hopeless if medium != "video"]
+    images = [hidden for hidden, medium in unanswerable if medium != "video"]
     assert_even(Counter(images), ("bushes", "far"), len(images))
 
 
@@ -180,7 +180,7 @@ HIDDEN_TASKS = ("count", "price", "read", "attribute", "odd", "relation")
 
 
 @pytest.mark.parametrize("hidden", ["bushes", "far"])
-def test_hidden_pictures_tell_nothing(hidden):
+def test_hidden_images_tell_nothing(hidden):
     """Guards against: an item labelled unanswerable whose animals, tags or letters still show: behind a gap in a
     hedge or beside it, or as a coloured pixel far away."""
     for number, task in enumerate(HIDDEN_TASKS * 2):
@@ -212,7 +212,7 @@ def with_another_answer(task: str, scene: Scene) -> Scene:
 
 
 @pytest.mark.parametrize("task", VIDEO_TASKS)
-def test_hidden_clips_tell_nothing(task):
+def test_hidden_videos_tell_nothing(task):
     """Guards against: a video labelled unanswerable in which hedges walk and hop, so that motion, hops and how many
     pass can be seen as well as without them."""
     scene = plain(make_item(rng_for("dev", 7300, 1), task, 5).scenes[0])

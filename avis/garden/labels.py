@@ -44,7 +44,7 @@ def dense_labels(scene: Scene) -> np.ndarray:
 def _labels_of_step(first: Scene, last: Scene) -> np.ndarray:
     """Return the labels of a video's two frames; for an image both are the same scene."""
     rows, columns = first.height // TOKEN, first.width // TOKEN
-    labels = np.zeros((rows, columns, len(LABEL_NAMES)), dtype=np.int64)
+    labels: np.ndarray = np.zeros((rows, columns, len(LABEL_NAMES)), dtype=np.int64)
     if first.hidden:
         return labels
     y = (np.arange(rows) + 0.5)[:, None] * TOKEN

@@ -17,7 +17,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -152,9 +151,8 @@ def _draw_chunks(
         for chunk in chunks:
             yield chunk, draw(chunk)
         return
-    with closing(run_in_processes(draw, chunks, processes)) as jobs:
-        for chunk, job in jobs:
-            yield chunk, job.result()
+    for chunk, job in run_in_processes(draw, chunks, processes):
+        yield chunk, job.result()
 
 
 def _draw_chunk(split: str, out: Path, indices: range) -> list[tuple[Line, list[str]]]:

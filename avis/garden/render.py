@@ -102,7 +102,7 @@ def _ground_texture(background: str) -> np.ndarray:
     """Return (SHEET, SHEET, 3) float32: noise at several scales, with boards for `planks` and lines for `cloth`."""
     colour, strength, scale = GROUND[background]
     rng = np.random.default_rng(sum(map(ord, background)))
-    noise = np.zeros((SHEET, SHEET), dtype=np.float32)
+    noise: np.ndarray = np.zeros((SHEET, SHEET), dtype=np.float32)
     for octave in (1, scale, 6 * scale):
         side = max(2, SHEET // octave)
         coarse = Image.fromarray(rng.normal(size=(side, side)).astype(np.float32))

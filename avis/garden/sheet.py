@@ -73,38 +73,45 @@ def caption_lines(item: Item, font: ImageFont.FreeTypeFont) -> list[tuple[str, s
 
 def draw_sheet() -> Image.Image:
     """Return the whole sheet, RGB: a row for each task, two columns for each level."""
-    small, middle, large = (ImageFont.load_default(size) for size in (TEXT, 20, 40))
+    small, middle = ImageFont.load_default(TEXT), ImageFont.load_default(20)
     items, step = first_items(), CELL + GAP
     rows = []
     for task in TASKS:
-        row = [item for level in range(1, len(LEVELS) + 1) for item in items[task, level]]
-        rows.append((task, [(draw_strip(item), caption_lines(item, small)) for item in row]))
+        of_task = [item for level in range(1, len(LEVELS) + 1) for item in items[task, level]]
+        rows.append((task, [(draw_strip(item), caption_lines(item, small)) for item in of_task]))
     tops = [HEAD]
     for _, cells in rows:
-        drawn, text = max(p.height for p, _ in cells), max(len(lines) for _, lines in cells)
-        tops.append(tops[-1] + drawn + 8 + text * LINE + 20)
+        height = max(image.height for image, _ in cells)
+        num_lines = max(len(lines) for _, lines in cells)
+        tops.append(tops[-1] + height + 8 + num_lines * LINE + 20)
     width = SIDE + 2 * len(LEVELS) * step + GAP
     canvas = Image.new("RGB", (width, tops[-1]), PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((GAP + 4, 16), "The garden", INK, large)
-    note = "Every task at every level, the first free question and the first with options. The answer stands beneath."
-    draw.text((GAP + 244, 34), note, FAINT, middle)
-    for n, level in enumerate(LEVELS):
-        left = SIDE + 2 * n * step
-        if n % 2 == 0:
-            draw.rectangle([left - GAP // 2, HEAD - 44, left + 2 * step - GAP // 2 - 1, canvas.height], STRIPE)
-        draw.text((left + step - GAP / 2, HEAD - 24), f"level {level.number}", INK, middle, anchor="mm")
-    for (task, cells), top, bottom in zip(rows, tops, tops[1:], strict=False):
+    _draw_head(draw, canvas.height)
+    for (task, cells), top in zip(rows, tops[:-1], strict=True):
         draw.line([GAP, top - 9, width - GAP, top - 9], "#ddd2bb")
         draw.text((GAP + 4, top), task, INK, middle)
         draw.text((GAP + 4, top + 27), MEDIA[TASKS[task].medium], FAINT, small)
         tallest = max(image.height for image, _ in cells)
-        for n, (image, lines) in enumerate(cells):
-            left = SIDE + n * step
+        for column, (image, lines) in enumerate(cells):
+            left = SIDE + column * step
             canvas.paste(image, (left + (CELL - image.width) // 2, top + (tallest - image.height) // 2))
-            for row, (line, colour) in enumerate(lines):
-                draw.text((left, top + tallest + 8 + row * LINE), line, colour, small)
+            for number, (line, colour) in enumerate(lines):
+                draw.text((left, top + tallest + 8 + number * LINE), line, colour, small)
     return canvas
+
+
+def _draw_head(draw: ImageDraw.ImageDraw, height: int) -> None:
+    """Draw the title, and the levels with a stripe behind every second one."""
+    middle, step = ImageFont.load_default(20), CELL + GAP
+    draw.text((GAP + 4, 16), "The garden", INK, ImageFont.load_default(40))
+    note = "Every task at every level, the first free question and the first with options. The answer stands beneath."
+    draw.text((GAP + 244, 34), note, FAINT, middle)
+    for number, level in enumerate(LEVELS):
+        left = SIDE + 2 * number * step
+        if number % 2 == 0:
+            draw.rectangle([left - GAP // 2, HEAD - 44, left + 2 * step - GAP // 2 - 1, height], STRIPE)
+        draw.text((left + step - GAP / 2, HEAD - 24), f"level {level.number}", INK, middle, anchor="mm")
 
 
 def main(argv: list[str] | None = None) -> int:

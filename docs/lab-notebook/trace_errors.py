@@ -8,12 +8,11 @@ import re
 from collections import Counter
 
 from avis import AvisPipeline
+from avis.garden.example import IMAGE_ANIMALS
+from avis.garden.placement import place
 from avis.garden.render import render
-from avis.garden.scenes import LEVELS, place, rng_for
+from avis.garden.scenes import LEVELS, rng_for
 
-# The six animals of `example.jpg`.
-ANIMALS = [("rabbit", "glasses"), ("cat", "hat"), ("rabbit", "glasses"), ("bear", "scarf"), ("duck", "nothing")]
-ANIMALS += [("rabbit", "hat")]
 QUESTION = "How many wooden rabbits are wearing glasses?"
 
 
@@ -26,7 +25,7 @@ def main() -> None:
     avis = AvisPipeline.from_pretrained(args.model_path, device="cpu")
     seen: Counter = Counter()
     for index in range(args.scenes):
-        scene = place(rng_for("dev", 77, index), LEVELS[0], 392, 504, list(ANIMALS))
+        scene = place(rng_for("dev", 77, index), LEVELS[0], 392, 504, IMAGE_ANIMALS)
         text = avis(render(scene), QUESTION, max_new_tokens=128).text
         rows = [(kind, wears, int(count)) for kind, wears, count in re.findall(r"\d (\w+) (\w+) (\d+)", text)]
         animals = Counter((animal.kind, animal.wears) for animal in scene.animals)

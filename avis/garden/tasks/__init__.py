@@ -178,7 +178,8 @@ def ask(rng: np.random.Generator, item: Item, task: str, form: str) -> Item | No
         An item; None when no question of this task fits the scenes.
     """
     chosen = TASKS[task]
-    shape, fitting = None, {}
+    shape: list[bool] | None = None
+    fitting: dict[str, list[tuple]] = {}
     for _ in range(12):
         about = chosen.draw_subject(rng)
         value = chosen.solve(item.scenes, about)

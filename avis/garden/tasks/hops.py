@@ -58,6 +58,7 @@ class Hops(Task):
     def traces(self, scenes, about):
         scene = scenes[0]
         animal = find_only(scene, about[0])
+        assert animal is not None, "the question does not fit the scene"
         steps = []
         times = video_times(scene.seconds)
         for number, (first, last) in enumerate(zip(times[::2], times[1::2], strict=True), start=1):

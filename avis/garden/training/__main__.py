@@ -3,7 +3,6 @@
 python -m avis.garden.training --preset cpu --start-from models/garden-tiny --out models/next/garden-tiny
 """
 
-import argparse
 import math
 import os
 import sys
@@ -12,15 +11,25 @@ from pathlib import Path
 import torch
 
 from avis.cli import ArgumentParser, run_command
+from avis.garden.training.run import TrainingConfig, run_training
 from avis.garden.training.stages import PRESETS
-from avis.garden.training.trainer import STATE_FILE, Trainer
-from avis.processes import end_with_parent
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 2 for bad input."""
     args = _parser().parse_args(argv)
-    return run_command(lambda: _train(args))
+    config = TrainingConfig(
+        preset=args.preset,
+        out=args.out,
+        run=args.run / f"{args.preset}-{args.seed}",
+        start_from=args.start_from,
+        seed=args.seed,
+        minutes=args.minutes,
+        device=args.device,
+        num_processes=args.processes,
+        num_workers=args.workers,
+    )
+    return run_command(lambda: run_training(config))
 
 
 def _parser() -> ArgumentParser:
@@ -49,67 +58,6 @@ def _parser() -> ArgumentParser:
         help="extra processes that draw images (default: %(default)s)",
     )
     return parser
-
-
-def _train(args: argparse.Namespace) -> None:
-    """Train in one process or several.
-
-    Raises:
-        ValueError, OSError: with one line.
-    """
-    for name, value, least in (("processes", args.processes, 1), ("workers", args.workers, 0)):
-        if value < least:
-            raise ValueError(f"--{name} must be at least {least}, got {value}")
-    if not args.minutes > 0:
-        raise ValueError(f"--minutes must be above 0, got {args.minutes}")
-    if args.start_from and not args.start_from.is_dir():
-        raise ValueError(f"--start-from: no such folder: {args.start_from}")
-    run = args.run / f"{args.preset}-{args.seed}"
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "rendezvous").unlink(missing_ok=True)
-    if args.processes == 1:
-        train_in_process(0, args, run)
-        return
-    try:
-        torch.multiprocessing.spawn(train_in_process, (args, run), nprocs=args.processes)
-    except torch.multiprocessing.ProcessRaisedException as error:
-        # Its message is the process's traceback; bad input is the last line.
-        raise ValueError(str(error).strip().splitlines()[-1]) from error
-
-
-def train_in_process(process_index: int, args: argparse.Namespace, run: Path) -> None:
-    """Train as one of `args.processes`.
-
-    Args:
-        process_index: of this process, from 0.
-        args: the command line.
-        run: folder of the resumable state.
-
-    Raises:
-        ValueError: the run's state is of another preset, seed or schedule.
-    """
-    if args.device == "cpu":
-        torch.set_num_threads(1)  # matrices are small: processes use two cores, threads hardly do
-    if args.processes > 1:
-        end_with_parent()
-        torch.distributed.init_process_group(
-            "gloo",
-            init_method=f"file://{run.resolve()}/rendezvous",
-            rank=process_index,
-            world_size=args.processes,
-        )
-    has_state = (run / STATE_FILE).exists()
-    start_from = None if has_state else args.start_from
-    trainer = Trainer(args.preset, args.seed, args.device, run, process_index, args.processes, start_from)
-    if has_state:
-        trainer.load_state()
-    is_finished = trainer.train(args.minutes, args.workers)
-    if process_index == 0:
-        # A pause writes into the run's folder: half a training does not replace a finished model.
-        out = args.out if is_finished else run / "model"
-        trainer.export(out)
-        word = "finished" if is_finished else "paused"
-        print(f"{word}: {out} ({trainer.seconds / 60:.0f} min of training so far)")
 
 
 if __name__ == "__main__":

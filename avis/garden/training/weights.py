@@ -20,7 +20,7 @@ def warm_start(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedT
     Raises:
         ValueError: the folder has no weights, or layers of other shapes.
     """
-    loaded = {}
+    loaded: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         loaded |= load_file(file)
     if not loaded:
