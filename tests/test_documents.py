@@ -92,6 +92,8 @@ def parse(command: Command, monkeypatch) -> None:
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_known_args)
     monkeypatch.setattr(sys, "argv", [command.program, *command.arguments])
     monkeypatch.chdir(ROOT)
+    if command.words[1] != "-m":  # Python itself puts the folder of a file here, where its siblings are found
+        monkeypatch.syspath_prepend(str((ROOT / command.program).parent))
     with pytest.raises(Parsed):
         if command.words[1] == "-m":
             runpy.run_module(command.program, run_name="__main__", alter_sys=True)
