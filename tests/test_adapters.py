@@ -74,7 +74,7 @@ def test_weights_are_hashed_for_records_alone(monkeypatch, tmp_path, bundled):
     output = SimpleNamespace(answer="2", prompt_tokens=300, new_tokens=40, to_dict=lambda: {"answer": "2"})
     hashed = []
     monkeypatch.setattr("avis.pipeline.load_model", lambda *_: bundled)
-    monkeypatch.setattr("avis.pipeline.answer", lambda *_: output)
+    monkeypatch.setattr("avis.pipeline.AvisPipeline.__call__", lambda *_, **__: output)
     monkeypatch.setattr("avis.provenance.weights_sha256", lambda path: hashed.append(path) or "0" * 64)
     monkeypatch.setattr("avis.outputs.weights_sha256", lambda path: hashed.append(path) or "0" * 64)
     query = ([{"role": "user", "content": "How many?"}], AvisConfig())

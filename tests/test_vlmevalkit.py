@@ -126,7 +126,7 @@ def test_launcher_runs_the_harness_with_every_answer_recorded(kit, monkeypatch):
         assert record["query_index"] == int(record["key"]["id"], 16) and record["key"]["dataset"] == "Toy"
     assert records[0]["query_index"] != records[1]["query_index"]
     assert (kit / "env").exists()  # the harness's own preparation was run
-    monkeypatch.setattr("avis.pipeline.answer", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr("avis.pipeline.AvisPipeline.__call__", lambda *_, **__: pytest.fail("asked again"))
     before = (kit / "out/avis/answers.jsonl").read_bytes()
     assert launch(*flags) == 0
     assert (kit / "out/avis/answers.jsonl").read_bytes() == before
@@ -138,11 +138,11 @@ def test_pixel_bounds_are_the_papers_unless_given(kit, monkeypatch):
     path = write_clip(kit / "video.mp4", count=48, rate=12)
     seen = []
 
-    def answer(model, processor, messages, config, *_):
+    def answer(pipeline, messages, config, query_index):
         seen.append(config)
         raise ValueError("enough")
 
-    monkeypatch.setattr("avis.pipeline.answer", answer)
+    monkeypatch.setattr("avis.pipeline.AvisPipeline.__call__", answer)
     video = [{"type": "video", "value": str(path)}, {"type": "text", "value": QUESTION}]
     data_set(kit, "Images", image())
     data_set(kit, "Videos", video)  # 2 a second, as the harness's own Qwen2.5-VL

@@ -6,10 +6,13 @@ itself stays.
 
 from typing import Any
 
+from avis.evaluation.benchmark.goals import current_words
 from avis.evaluation.score import Results
 
 # By today's name: words of recorded commands that were renamed since.
 _MODULES = {
+    "evaluation.speed_plots": "avis.evaluation.benchmark.plots",
+    "evaluation.speed": "avis.evaluation.benchmark",
     "evaluation.": "avis.evaluation.",
     "garden.train": "avis.garden.training",
     "garden.": "avis.garden.",
@@ -86,7 +89,7 @@ def describe_latency(report: dict[str, Any]) -> str:
 def describe_scale(report: dict[str, Any]) -> str:
     """Return what the estimate assumes, in one line."""
     estimate = report["internet_scale"]
-    assumed = "; ".join(estimate["assumptions"])
+    assumed = current_words("; ".join(estimate["assumptions"]))
     return f"Geometry {estimate['geometry']}. Assumed: {assumed}. `{current_command(report['command'])}`"
 
 

@@ -1,7 +1,8 @@
-"""Tables of speed, from the JSON reports of `python -m avis.evaluation.speed`."""
+"""Tables of speed, from the JSON reports of `python -m avis.evaluation.benchmark`."""
 
 from typing import Any
 
+from avis.evaluation.benchmark.goals import current_words
 from avis.evaluation.tables.cells import format_spread
 from avis.evaluation.tables.store import Table
 
@@ -69,7 +70,8 @@ def targets(report: dict[str, Any]) -> Table:
     lines = [["goal", "wanted", "measured", "reached"]]
     for goal in report["goals"]:
         wanted = f"at {'least' if goal['at_least'] else 'most'} {goal['wanted']:g}"
-        lines.append([goal["goal"], wanted, f"{goal['measured']:.3g}", "yes" if goal["reached"] else "no"])
+        reached = "yes" if goal["reached"] else "no"
+        lines.append([current_words(goal["goal"]), wanted, f"{goal['measured']:.3g}", reached])
     return lines
 
 

@@ -56,7 +56,7 @@ class Store:
         return (self.folder / f"{name}.json").exists()
 
     def report(self, name: str) -> dict[str, Any]:
-        """Return a JSON report: of the policy's fitting, or, as `speed/NAME`, of `avis.evaluation.speed`.
+        """Return a JSON report: of the policy's fitting, or, as `speed/NAME`, of `avis.evaluation.benchmark`.
 
         Raises:
             ValueError: it cannot be read.
