@@ -119,7 +119,7 @@ def test_collecting_goes_on_after_a_kill(questions, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert collected(questions, out) == 0
     (shard,) = out.glob("*.jsonl")
-    held, tensors = shard.read_bytes(), tensors_of(out)
+    written, tensors = shard.read_bytes(), tensors_of(out)
     lines = lines_of(out)
     assert drawn == [0, 3, 1, 5, 4], "questions about one image are not together"
     assert sorted(line["index"] for line in lines) == list(range(6))
@@ -130,9 +130,9 @@ def test_collecting_goes_on_after_a_kill(questions, tmp_path, monkeypatch):
     assert set(tensors) == shown | {f"hidden/{index}" for index in (0, 1, 3, 4, 5)} and len(scenes) == 3
     assert all(value.dtype == torch.float16 for value in tensors.values())
 
-    third = held.splitlines(keepends=True)[2]
+    third = written.splitlines(keepends=True)[2]
     shard.with_suffix(".safetensors").unlink()
-    shard.write_bytes(held[: held.index(third) + 100])  # killed within the third line
+    shard.write_bytes(written[: written.index(third) + 100])  # killed within the third line
     drawn.clear()
     assert collected(questions, out) == 0
     assert drawn == [1, 5, 4]
@@ -245,7 +245,7 @@ def test_fitting_and_measuring_read_the_same_files(tmp_path):
 
 
 def test_lines_say_what_they_share_and_their_options(tmp_path, monkeypatch):
-    """Guards against: a scene that hangs on how the file's path is written, or that a line names in vain; and options
+    """Guards against: a scene that depends on how the file's path is written, or that a line names in vain; and options
     that are numbers, too many for letters, or no list at all."""
     line = {"image": "a.png", "question": "How many?", "options": [1, 2], "answer": "A"}
     many = [str(number) for number in range(27)]

@@ -78,11 +78,11 @@ def test_a_signal_is_learnt_and_noise_is_not(signal, visual_sees, question_sees,
     for name, sees in (("visual", visual_sees), ("question", question_sees)):
         if sees is None:
             continue
-        network, told = fit.train(data, parts, name == "question", seed=0)
+        network, reported = fit.train(data, parts, name == "question", seed=0)
         p = fit.predict(network, data, parts["rule"], name == "question")
         found = metrics.roc_auc(p, judged, per_rollout=False)[0]
         assert found > 0.8 if sees else 0.25 < found < 0.75, (name, found)
-        assert told["stop_loss"][told["best_epoch"]] == min(told["stop_loss"])
+        assert reported["stop_loss"][reported["best_epoch"]] == min(reported["stop_loss"])
 
 
 def test_baselines_know_what_they_may():

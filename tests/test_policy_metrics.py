@@ -104,16 +104,16 @@ def test_the_ceiling_is_that_of_the_scene():
     torn = JudgedQuestions(np.tile(np.arange(400) % 2 == 0, (16, 1)).T, np.full(400, "a"), np.ones((1, 400)))
     assert metrics.scene_ceiling(torn, scenes, per_rollout=True)[0] == pytest.approx(0.5, abs=0.01)
     assert metrics.scene_ceiling(torn, np.arange(400), per_rollout=True)[0] == 1.0
-    told = JudgedQuestions(np.tile(scenes % 2 == 0, (16, 1)).T, np.full(400, "a"), np.ones((1, 400)))
-    assert metrics.scene_ceiling(told, scenes, per_rollout=False)[0] == 1.0
+    reported = JudgedQuestions(np.tile(scenes % 2 == 0, (16, 1)).T, np.full(400, "a"), np.ones((1, 400)))
+    assert metrics.scene_ceiling(reported, scenes, per_rollout=False)[0] == 1.0
 
 
 def test_other_questions_tell_of_the_scene_alone():
     """Guards against: a question's own rollouts among its scene's others, which would tell it from them, and others
     that are weighed by their number."""
     scenes = np.repeat(np.arange(200), [2, 4] * 100)
-    told = JudgedQuestions(np.tile(scenes % 2 == 0, (16, 1)).T, np.full(600, "a"), np.ones((1, 600)))
-    assert metrics.other_questions_auc(told, scenes, per_rollout=False)[0] == 1.0
+    reported = JudgedQuestions(np.tile(scenes % 2 == 0, (16, 1)).T, np.full(600, "a"), np.ones((1, 600)))
+    assert metrics.other_questions_auc(reported, scenes, per_rollout=False)[0] == 1.0
     # One question of each scene is right, the others are wrong: who looks at the others alone ranks it last.
     first = np.diff(scenes, prepend=-1) > 0
     torn = JudgedQuestions(np.tile(first, (16, 1)).T, np.full(600, "a"), np.ones((1, 600)))

@@ -79,7 +79,7 @@ def test_what_was_saved_is_what_is_read(path):
 
 
 def test_items_of_unequal_size_run_one_by_one(path):
-    """Guards against: padding that reaches GroupNorm or the pooling, by which an item's K hangs on its neighbours."""
+    """Guards against: padding that reaches GroupNorm or the pooling, by which an item's K depends on its neighbours."""
     policy = PolicyModel(path)
     items = [item(n, seed) for seed, n in enumerate((1, 7, 30, 7))]
     alone = [policy.predict([one]).num_rollouts for one in items]
@@ -91,7 +91,7 @@ def test_items_of_unequal_size_run_one_by_one(path):
 
 def test_tokens_and_items_all_count(path):
     """Guards against: pooling that reads some tokens only, an item of a query that is ignored or counted by its size,
-    and p that hangs on the order of items."""
+    and p that depends on the order of items."""
     policy = PolicyModel(path)
     a, b = item(20, 1), item(6, 2)
     changed = a.clone()
@@ -199,8 +199,8 @@ def test_the_report_of_costs(tmp_path, monkeypatch, capsys):
         overhead, "measure_times", lambda config, tokens: {f"{x}_share_of_time_at_most": 0.0 for x in FORMS}
     )
     assert overhead.main(["--tokens", "16", "--out", str(tmp_path / "cost.json")]) == 0
-    told = json.loads((tmp_path / "cost.json").read_text())
-    assert {"command", "versions", "threads"} <= told.keys() and told["visual"]["parameters"] > 0
+    reported = json.loads((tmp_path / "cost.json").read_text())
+    assert {"command", "versions", "threads"} <= reported.keys() and reported["visual"]["parameters"] > 0
     capsys.readouterr()
     assert overhead.main(["--tokens", "17", "--out", str(tmp_path / "cost.json")]) == 2
     assert capsys.readouterr().err == "error: --tokens is the square of a whole number, got 17\n"
@@ -230,11 +230,11 @@ def _truncated(path):
 
 
 def _flipped(path):
-    held = bytearray(path.read_bytes())
+    written = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
         entry = max(archive.infolist(), key=lambda one: one.file_size)
-    held[entry.header_offset + 200] ^= 255
-    path.write_bytes(held)
+    written[entry.header_offset + 200] ^= 255
+    path.write_bytes(written)
 
 
 def _bomb(path):
@@ -304,8 +304,8 @@ def test_the_command_line_tells_a_hostile_file_in_one_line(path, capsys):
     status = calibrate.main(
         ["--networks", str(path), "--collected", str(path.parent), "--out", str(path.parent / "o.pt")]
     )
-    told = capsys.readouterr()
-    assert status == 2 and told.out == "" and told.err.startswith("error: ") and told.err.count("\n") == 1
+    reported = capsys.readouterr()
+    assert status == 2 and reported.out == "" and reported.err.startswith("error: ") and reported.err.count("\n") == 1
     assert not (path.parent / "mark").exists()
 
 

@@ -43,8 +43,8 @@ def test_fitting_from_end_to_end(bundled, tmp_path, capsys, monkeypatch):
     assert policy.tau == angle["tau"] and policy.rho == angle["target_rho"] == 0.75
     assert angle["rho"] == pytest.approx(0.75, abs=0.01)
     assert angle["curve"][0]["rho"] <= angle["rho"] <= angle["curve"][-1]["rho"]
-    for told in (angle, fitted, calibrated):
-        assert {"command", "seed", "versions", "weights_sha256", "n"} <= told.keys()
+    for reported in (angle, fitted, calibrated):
+        assert {"command", "seed", "versions", "weights_sha256", "n"} <= reported.keys()
     assert set(fitted["evaluation"]["rule"]["predictors"]) == {
         *("visual", "question", "constant", "tokens and diversity", "task label")
     }
@@ -104,8 +104,8 @@ def test_a_report_repeats_its_command():
     """Guards against: a command in a report that cannot be run again."""
 
     args = Namespace(model_path="m", target_rho=0.5, items=None, out=Path("o.json"))
-    told = report("tau", args, 0, "w", 3)["command"]
-    assert told == "python -m policy.training.tau --model-path m --target-rho 0.5 --out o.json"
+    reported = report("tau", args, 0, "w", 3)["command"]
+    assert reported == "python -m policy.training.tau --model-path m --target-rho 0.5 --out o.json"
 
 
 def test_an_older_folder_is_refused(tmp_path, capsys):
