@@ -80,6 +80,14 @@ def _resolve_recipe(args: argparse.Namespace) -> Recipe:
     return recipe
 
 
+def _note_on_policy(config: dict[str, Any]) -> str | None:
+    """Return a note when the whole hash of the weights differs where the quick fingerprint did not."""
+    if config["policy"] is None or config["policy"]["fitted_on"] == config["weights_sha256"]:
+        return None
+    fitted_on, measured = config["policy"]["fitted_on"][:12], str(config["weights_sha256"])[:12]
+    return f"the policy was fitted on other weights ({fitted_on}, the model's are {measured})"
+
+
 def _describe_environment(evaluator: Evaluator, command: str) -> dict[str, Any]:
     device = evaluator.model.device
     return {
@@ -134,9 +142,11 @@ def evaluate(args: argparse.Namespace, command: str) -> int:
     examples = [(number, index) for number, size in enumerate(sizes) for index in range(size)]
 
     out = args.out or Path("runs") / f"{recipe.name}-{'-'.join(names)}.jsonl.gz"
-    with ResultWriter(out, evaluator.describe(), _describe_environment(evaluator, command)) as writer:
-        if evaluator.note and rank == 0:
-            print(f"note: {evaluator.note}", file=sys.stderr)
+    config = evaluator.describe()
+    with ResultWriter(out, config, _describe_environment(evaluator, command)) as writer:
+        note = evaluator.note or _note_on_policy(config)
+        if note and rank == 0:
+            print(f"note: {note}", file=sys.stderr)
         missing = [(number, index) for number, index in examples if not writer.has(names[number], index)][rank::world]
         if args.processes > 1:
             measured = _measure_in_processes(arguments, missing, args.processes)

@@ -17,7 +17,7 @@ from avis.evaluation.tables.cells import (
 from avis.evaluation.tables.store import Table
 from avis.statistics import Interval, wilson_interval
 
-_HEADLINE = ("vanilla", "VRS K=5", "KDV rho=0.75", "KDV rho=0.75, K=5", "AVIS", "AVIS, K permuted")
+_HEADLINE = ("vanilla", "VRS K=7", "KDV rho=0.75", "random rho=0.75", "smaller rho=0.75", "AVIS")
 _SUMMARY = (
     "vanilla",
     "VRS K=5",

@@ -9,7 +9,7 @@ from typing import Any
 from avis.evaluation.benchmark.goals import current_words
 from avis.evaluation.score import Results
 
-# By today's name: words of recorded commands that were renamed since.
+# What recorded commands begin their words with, and today's name of it. The first that fits is taken.
 _MODULES = {
     "evaluation.speed_plots": "avis.evaluation.benchmark.plots",
     "evaluation.speed": "avis.evaluation.benchmark",
