@@ -58,6 +58,11 @@ class Query:
     query_index: int
     state: ConversationState | None
 
+    @property
+    def reused_tokens(self) -> int:
+        """Kept tokens that earlier turns of the conversation have read."""
+        return 0 if self.state is None else self.state.prefill.kept_length
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -231,9 +236,6 @@ def build_output(
     model, processor, query: Query, prefill: Prefill, choice: Choice, rollouts: Rollouts, ballot: Ballot
 ) -> AvisOutput:
     """Put the record together: what was answered, what it cost, and what is needed to answer it again."""
-    lengths = [len(tokens) for tokens in rollouts.tokens]
-    whole = [length for length, stopped in zip(lengths, rollouts.stopped, strict=True) if not stopped]
-    reused = 0 if query.state is None else query.state.prefill.kept_length
     items = visual_item_outputs(prefill)
     return AvisOutput(
         text=ballot.texts[ballot.vote.index or 0],
@@ -242,15 +244,15 @@ def build_output(
         rollouts=rollout_outputs(rollouts, ballot.texts, ballot.answers),
         num_rollouts=choice.num_rollouts,
         stopped_rollouts=sum(rollouts.stopped),
-        new_tokens=sum(lengths),
+        new_tokens=sum(map(len, rollouts.tokens)),
         p=choice.p,
         bin=choice.bin,
         items=items,
         rho=pruned_fraction(items),
         prompt_tokens=prefill.prompt_length,
         kept_tokens=prefill.kept_length,
-        reused_tokens=reused,
-        flops=query_flops(model.config, prefill, lengths, mean_length(whole), reused),
+        reused_tokens=query.reused_tokens,
+        flops=_flops(model, query, prefill, rollouts),
         seconds=prefill.seconds | choice.seconds | {"decode": rollouts.seconds},
         cache_bytes=rollouts.cache_bytes,
         backend=describe_backend(model),
@@ -260,3 +262,10 @@ def build_output(
         query_index=query.query_index,
         model_path=model.config._name_or_path,
     )
+
+
+def _flops(model, query: Query, prefill: Prefill, rollouts: Rollouts) -> dict[str, float]:
+    """Return the query's FLOPs; vanilla's length is the mean of the rollouts that were not stopped."""
+    lengths = [len(tokens) for tokens in rollouts.tokens]
+    whole = [length for length, stopped in zip(lengths, rollouts.stopped, strict=True) if not stopped]
+    return query_flops(model.config, prefill, lengths, mean_length(whole), query.reused_tokens)

@@ -161,13 +161,15 @@ def test_functions_are_short(name):
 
 
 def test_steps_of_answer_are_short():
-    """`answer()` is six named steps of `avis.steps`, each of about 30 lines."""
+    """`answer()` is six named steps of `avis.steps`, each of at most 30 lines below its signature."""
     names = ["resolve", "prefill", "choose_k", "rollout", "vote", "build_output"]
     (answer,) = [node for node in tree("avis/pipeline.py").body if getattr(node, "name", None) == "_answer"]
     assert [name for name in map(step_called, ast.walk(answer)) if name] == names
     functions = {node.name: node for node in tree("avis/steps.py").body if isinstance(node, ast.FunctionDef)}
     for name in names:
-        assert body_lines(functions[name]) <= 34, f"{name} has {body_lines(functions[name])} lines"
+        signature = functions[name].body[0].lineno - functions[name].lineno
+        lines = body_lines(functions[name]) - signature
+        assert lines <= 30, f"{name} has {lines} lines"
 
 
 def step_called(node: ast.AST) -> str | None:

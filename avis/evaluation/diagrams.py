@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import BoxStyle, FancyBboxPatch
 from PIL import Image
 
 from avis.evaluation.tables.store import POLICY, ROOT, SHIPPED, Store
@@ -70,16 +70,18 @@ def draw_architecture(store: Store) -> plt.Figure:
     axes.set_ylim(0, 34)
     axes.axis("off")
     for x, y, width, height, text, colour in _BOXES:
-        look = {"boxstyle": "round,pad=0,rounding_size=0.8", "edgecolor": "black", "linewidth": 0.9}
-        axes.add_patch(FancyBboxPatch((x, y), width, height, facecolor=colour, **look))
+        style = BoxStyle("round", pad=0, rounding_size=0.8)
+        axes.add_patch(
+            FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=colour, edgecolor="black", linewidth=0.9)
+        )
         axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=8, linespacing=1.35)
     for points, line in _ARROWS:
         for start, end in pairwise(points[:-1]):
             axes.plot([start[0], end[0]], [start[1], end[1]], color="black", linewidth=0.9, linestyle=line)
         head = {"arrowstyle": "-|>", "color": "black", "linewidth": 0.9, "linestyle": line, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", points[-1], points[-2], arrowprops=head)
-    for x, y, text, side in _NOTES:
-        axes.text(x, y, text, fontsize=7, ha=side, va="center", color="#333333", linespacing=1.2)
+    for left, bottom, text, side in _NOTES:
+        axes.text(left, bottom, text, fontsize=7, ha=side, va="center", color="#333333", linespacing=1.2)
     return figure
 
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.models.qwen2_5_vl.key_diversity import keep_count
@@ -247,7 +247,9 @@ class Evaluator:
                     "answers": [rollout.answer for rollout in rollouts],
                     "right": [_is_right(rollout.answer, example.label) for rollout in rollouts],
                     # The weight of a rollout in a vote by confidence.
-                    "confidence": [round(confidence_weight(rollout.mean_logprob), 4) for rollout in rollouts],
+                    "confidence": [
+                        round(confidence_weight(cast(float, rollout.mean_logprob)), 4) for rollout in rollouts
+                    ],
                     "tokens": [rollout.tokens for rollout in rollouts],
                     "finished": [int(rollout.finished) for rollout in rollouts],
                     "seconds": [round(sum(output.seconds.values()), 3) for output in outputs],

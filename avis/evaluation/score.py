@@ -63,7 +63,8 @@ class Outcome:
     def where(self, is_wanted: Callable[[Record], bool]) -> "Outcome":
         """Return the outcome on the examples whose record is wanted."""
         wanted = np.array([is_wanted(record) for record in self.records], dtype=bool)
-        arrays = {name: value[:, wanted] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        values = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        arrays: dict[str, Any] = {name: value[:, wanted] for name, value in values.items()}
         return replace(self, records=tuple(filter(is_wanted, self.records)), **arrays)
 
     def accuracy(self) -> Interval | None:
