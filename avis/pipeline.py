@@ -28,7 +28,7 @@ from avis.config import AvisConfig
 from avis.inputs import as_messages
 from avis.loading import load_model
 from avis.outputs import AvisOutput
-from avis.provenance import quick_fingerprint
+from avis.provenance import quick_fingerprint, weights_path
 from avis.session import ConversationState, VisionCache
 
 if TYPE_CHECKING:
@@ -216,4 +216,4 @@ def _check_policy(policy: "PolicyModel | None", model) -> str | None:
     """Return one line of warning for another backbone of the same width. Raises ValueError for another width."""
     if policy is None:
         return None
-    return policy.check(model.config.vision_config.out_hidden_size, quick_fingerprint(model.config._name_or_path))
+    return policy.check(model.config.vision_config.out_hidden_size, quick_fingerprint(weights_path(model)))

@@ -71,6 +71,18 @@ def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "avis"
 
 
+def weights_path(model) -> str:
+    """Return the folder or hub name of which a model's weights are; empty when other weights have been put in.
+
+    Adapters and weights quantised while loading are not in the files that the model's configuration names.
+    """
+    quantizer = getattr(model, "hf_quantizer", None)
+    is_changed = quantizer is not None and not quantizer.pre_quantized
+    if is_changed or getattr(model, "peft_config", None) or getattr(model, "_hf_peft_config_loaded", False):
+        return ""
+    return model.config._name_or_path
+
+
 def quick_fingerprint(path: str) -> str | None:
     """Return a fingerprint of a checkpoint's weights that takes milliseconds, whatever their size.
 

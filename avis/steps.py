@@ -26,7 +26,7 @@ from avis.costs import query_flops
 from avis.inputs import PIXEL_INPUTS, TIME_INPUTS, opened_thought, pixel_bounds_by_kind, prepare_inputs
 from avis.loading import advise_on_memory
 from avis.outputs import AvisOutput, pruned_fraction, rollout_outputs, visual_item_outputs
-from avis.provenance import describe_backend
+from avis.provenance import describe_backend, weights_path
 from avis.session import ConversationState, VisionCache
 from avis.voting import Vote, confidence_weight, is_decided, majority_vote
 
@@ -260,7 +260,7 @@ def build_output(
         policy_sha256=choice.policy_sha256,
         config=query.config,
         query_index=query.query_index,
-        model_path=model.config._name_or_path,
+        model_path=weights_path(model),
     )
 
 

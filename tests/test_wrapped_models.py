@@ -8,6 +8,7 @@ import copy
 import json
 import shutil
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ import demo
 from avis.config import AvisConfig
 from avis.loading import load_model
 from avis.pipeline import answer
+from avis.provenance import quick_fingerprint, weights_path
 
 QUESTION = "How many wooden rabbits are wearing glasses?"
 CONFIG = AvisConfig(enable_kdv=True, num_rollouts=3, max_new_tokens=12, vote_stop="off")
@@ -144,3 +146,20 @@ def test_a_folder_of_adapters_is_refused(tmp_path):
     with pytest.raises(ValueError, match="config.json is missing") as error:
         load_model(tmp_path, device="cpu")
     assert "\n" not in str(error.value)
+
+
+def test_changed_weights_are_not_recorded_as_the_folders(bundled, monkeypatch):
+    """Guards against: a record, and a policy without its warning, that take a model with adapters for its base."""
+    model, _ = bundled
+    base = weights_path(model)
+    assert base and quick_fingerprint(base)
+    for name, value in (
+        ("peft_config", {"default": object()}),
+        ("_hf_peft_config_loaded", True),
+        ("hf_quantizer", SimpleNamespace(pre_quantized=False)),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(model, name, value, raising=False)
+            assert weights_path(model) == "" and quick_fingerprint("") is None
+    monkeypatch.setattr(model, "hf_quantizer", SimpleNamespace(pre_quantized=True), raising=False)
+    assert weights_path(model) == base

@@ -195,13 +195,13 @@ class Asker:
             print(f"note: {self.pipeline.policy_warning}", file=sys.stderr)
 
     def _open_answers(self, path: Path, harness: str, model_path: str, config: AvisConfig) -> None:
-        from avis.provenance import versions, weights_sha256
+        from avis.provenance import versions, weights_path, weights_sha256
 
         policy = self.pipeline.policy
         header = {
             "harness": harness,
             "model_path": model_path,
-            "weights_sha256": weights_sha256(self.pipeline.model.config._name_or_path),
+            "weights_sha256": weights_sha256(weights_path(self.pipeline.model)),
             "policy_sha256": None if policy is None else policy.sha256,
             "system_prompt": self.system_prompt,
             "settings": asdict(config),
