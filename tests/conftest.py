@@ -25,6 +25,13 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def small_numbers():
+    """Fitting flushes them to zero in its own process; here others' tests follow, and hypothesis needs them."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def tiny_model():
     """The tiny random Qwen2.5-VL, float32, SDPA. Shared by the whole session: do not change its weights."""

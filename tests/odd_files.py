@@ -88,7 +88,7 @@ def saved(path: Path, image: Image.Image, **options) -> Path:
 
 
 def solid(mode: str, size: tuple[int, int] = (40, 30)) -> Image.Image:
-    return Image.new(mode, size, 100)
+    return Image.new(mode, size, 0.4 if mode == "F" else 100)  # floats are in [0, 1]
 
 
 def animation(path: Path) -> Path:

@@ -86,12 +86,12 @@ def test_arrays_and_data_uris_are_images():
 
 WRONG_IMAGES = {
     "one axis": np.zeros(9, np.uint8),
-    "two channels": np.zeros((4, 4, 2), np.uint8),
+    "five channels": np.zeros((4, 4, 5), np.uint8),
     "channels first": np.zeros((3, 8, 8), np.uint8),
     "a batch": np.zeros((1, 8, 8, 3), np.uint8),
     "no pixels": np.zeros((0, 4, 3), np.uint8),
     "whole numbers": np.zeros((4, 4, 3), np.int64),
-    "truth values": np.zeros((4, 4), bool),
+    "complex numbers": np.zeros((4, 4), complex),
     "floats to 255": np.full((4, 4, 3), 255.0),
     "negative floats": np.full((4, 4, 3), -0.1),
     "not a number": np.full((4, 4), np.nan),
