@@ -34,7 +34,9 @@ def test_other_colour_modes_are_read(tmp_path):
     files["r.bmp"] = solid
     assert {image.mode for image in files.values()} == {"CMYK", "YCbCr", "P", "RGB"}
     for name, image in files.items():
-        got = read_image(saved(tmp_path / name, image))
+        # Pillow 12.3 cannot read the YCbCr TIFFs that it writes without compression.
+        options = {"compression": "tiff_lzw"} if name == "y.tiff" else {}
+        got = read_image(saved(tmp_path / name, image, **options))
         assert got.mode == "RGB"
         assert np.abs(np.array(got.getpixel((5, 5))) - colour).max() <= 4, name
     assert read_image(saved(tmp_path / "l.png", Image.new("L", (8, 8), 77))).getpixel((0, 0)) == (77, 77, 77)
