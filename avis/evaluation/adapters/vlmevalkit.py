@@ -29,6 +29,7 @@ from avis.checkpoint import check_model_folder
 from avis.cli import ArgumentParser, run_command
 from avis.config import VOTE_STOPS, VOTES, AvisConfig
 from avis.evaluation.adapters.asker import Asker, require_fork
+from avis.messages import check_item_keys
 from avis.prompts import ANSWER_FORMATS
 from avis.video import open_video, sample_frame_indices
 
@@ -100,20 +101,29 @@ class Avis:
         named: list = [[p["type"], p["value"] if p["type"] == "text" else Path(p["value"]).name] for p in parts]
         if any(part["type"] == "video" for part in parts):
             named.append([self.fps, self.nframe])
+        if any(map(_own_keys, parts)):
+            named.append([_own_keys(part) for part in parts])
         id = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
         record = self.asker.ask({"dataset": dataset, "id": id}, int(id, 16), partial(self._query, parts))
         return record.get("answer") or ABSTAINED
 
     def _query(self, parts: list[dict]) -> tuple[list[dict], AvisConfig]:
-        content = [{"type": part["type"], part["type"]: part["value"]} for part in parts]
-        videos = [part["value"] for part in parts if part["type"] == "video"]
-        return [{"role": "user", "content": content}], self.config_for(videos)
+        # Some data sets give a part keys of qwen-vl-utils, as `nframes`.
+        content = [{"type": part["type"], part["type"]: part["value"]} | _own_keys(part) for part in parts]
+        videos = [part for part in parts if part["type"] == "video"]
+        return [{"role": "user", "content": content}], self.config_for(
+            [part["value"] for part in videos], [_own_keys(part) for part in videos]
+        )
 
-    def config_for(self, videos: list[str]) -> AvisConfig:
+    def config_for(self, videos: list[str], keys: list[dict] | None = None) -> AvisConfig:
         """Return the configuration of a question: with its pixel bounds, and how its videos are sampled.
 
         Args:
             videos: files that the question shows; images are shown when there are none.
+            keys: of each video its own, which replace the configuration's.
+
+        Raises:
+            ValueError: a video that cannot be read, or a key that cannot be honoured.
         """
         least, most = _IMAGE_PIXELS
         sampling: dict[str, Any] = {}
@@ -125,13 +135,29 @@ class Avis:
                 # As in the harness: a video with fewer frames shows those it has.
                 available = [max(len(video.times), 2) // 2 * 2 for video in found]
                 sampling = {"num_frames": min(self.nframe, *available)}
-            count = max(len(sample_frame_indices(video, **sampling)[0]) for video in found)
+            requests = [_sampling(own, sampling) for own in keys or [{}] * len(videos)]
+            count = max(
+                len(sample_frame_indices(video, **request)[0]) for video, request in zip(found, requests, strict=True)
+            )
             least = _FRAME_PIXELS[0]
             most = min(_FRAME_PIXELS[1], max(_VIDEO_PIXELS * 2 // count, int(1.05 * least)))
         set_least, set_most = self.avis_config.min_pixels, self.avis_config.max_pixels
         least = set_least if set_least is not None else min(least, set_most or least)
         most = set_most if set_most is not None else max(most, least)
         return replace(self.avis_config, min_pixels=least, max_pixels=most, **sampling)
+
+
+def _own_keys(part: dict) -> dict[str, Any]:
+    """Return the keys of a part of a harness's message that are no part of its form."""
+    return {key: value for key, value in part.items() if key not in ("type", "value", "role")}
+
+
+def _sampling(keys: dict, default: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `sample_frame_indices` for a video with these keys of its own. Raises ValueError."""
+    values = check_item_keys("video", None, keys)
+    names = {"fps": "fps", "nframes": "num_frames", "video_start": "video_start", "video_end": "video_end"}
+    own = {names[key]: value for key, value in values.items() if key in names}
+    return own if own.keys() & {"fps", "num_frames"} else default | own
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
