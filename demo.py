@@ -278,9 +278,8 @@ def check_files(args: argparse.Namespace, config: AvisConfig) -> list[dict]:
             video = open_video(path)
             next(decode_frames(video, [0]))
             parts.append({"type": kind, kind: video})
-    for part in parts:
-        if part["type"] == "video":  # imports torch, but is quicker than loading the model
-            sample_frame_indices(part["video"], config.fps, config.num_frames)
+    for video in (part["video"] for part in parts if part["type"] == "video"):
+        sample_frame_indices(video, config.fps, config.num_frames)  # imports torch; loading the model takes longer
     return parts
 
 

@@ -14,11 +14,11 @@ from typing import Any
 from avis.config import MAX_PIXELS_RANGE, MIN_PIXELS_RANGE, NUM_FRAMES_RANGE, brief, real_number, whole_number
 
 ROLES = ("system", "user", "assistant")
-_SIZES = ("min_pixels", "max_pixels", "resized_height", "resized_width")
+SIZE_KEYS = ("min_pixels", "max_pixels", "resized_height", "resized_width")
 # Per type of a part its keys, beside its type and its content.
 PART_KEYS: dict[str, tuple[str, ...]] = {
-    "image": _SIZES,
-    "video": (*_SIZES, "fps", "nframes", "video_start", "video_end"),
+    "image": SIZE_KEYS,
+    "video": (*SIZE_KEYS, "fps", "nframes", "video_start", "video_end"),
     "text": (),
 }
 _WHOLE = {

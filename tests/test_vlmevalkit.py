@@ -200,6 +200,39 @@ def test_what_names_a_question(tmp_path):
     assert known == same and len({known, *others}) == 3
 
 
+def test_keys_of_a_message_are_honoured_or_refused(kit, tmp_path, capsys):
+    """Guards against: `nframes` and sizes that a data set gives with a part and that are dropped, and one question's
+    record taken for another's with other keys."""
+    path = write_clip(tmp_path / "video.mp4", count=48, rate=12)
+    text = {"type": "text", "value": QUESTION}
+    video = {"type": "video", "value": str(path)}
+    size = {"resized_height": 56, "resized_width": 84}
+    parts = [
+        video | {"nframes": 6} | size,
+        video | {"nframes": 4} | size,
+        video | {"detail": "high"},
+        video | {"fps": "2"},
+    ]
+    still = {"type": "image", "value": EXAMPLE, "max_pixels": 40 * 784}
+    data_set(kit, "Keys", *([part, text] for part in parts), [still, text], nframe=8)
+    assert launch("--data", "Keys", *SMALL, "--max-new-tokens", "1") == 0
+    six, four, unknown, wrong, image_ = lines(kit / "out/avis/answers.jsonl")[1:]
+    assert [record["items"][0]["total"] for record in (six, four)] == [3 * 6, 2 * 6]
+    assert image_["items"][0]["total"] <= 40 and six["key"] != four["key"]
+    assert "unknown key 'detail'" in unknown["error"] and "fps must be a number" in wrong["error"]
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_bounds_follow_the_frames_that_a_video_asks_for(tmp_path):
+    """Guards against: frames as small as those of 128 where a data set asks for 8."""
+    path = str(write_clip(tmp_path / "long.mp4", count=200, rate=10))
+    model = object.__new__(vlmevalkit.Avis)
+    model.avis_config, model.fps, model.nframe = AvisConfig(), None, 128
+    assert model.config_for([path]).max_pixels < model.config_for([path], [{"nframes": 8}]).max_pixels == 768 * 784
+    with pytest.raises(ValueError, match="too few for 128"):
+        model.config_for([path], [{"video_end": 2.0}])
+
+
 def test_a_question_that_fails_is_reported_recorded_and_asked_again(kit, capsys):
     """Guards against: one bad question that ends a run of thousands, or is scored as an answer, or is never retried."""
     missing = [{"type": "image", "value": "missing.png"}, {"type": "text", "value": QUESTION}]
