@@ -67,7 +67,7 @@ def test_smaller_images_are_smaller_whatever_size_a_line_gives(bundled, tmp_path
     """Guards against: a baseline shown in full, because the size in its line wins over the one of the baseline."""
     recipe = tmp_path / "few.yaml"
     recipe.write_text(
-        "name: few\nseeds: [0]\nsettings: {max_new_tokens: 1}\nrows:\n"
+        "seeds: [0]\nsettings: {max_new_tokens: 1}\nrows:\n"
         "  - {name: vanilla}\n  - {name: KDV, rho: 0.75}\n  - {name: smaller, rho: 0.75, pruner: downsample}\n"
     )
     Image.new("RGB", (560, 560)).save(tmp_path / "a.png")
