@@ -147,8 +147,10 @@ def sample_frame_indices(
         and a list of an odd number of images shows its last one twice.
 
     Raises:
-        ValueError: `num_frames` exceeds the frames there are, or no two of them are between start and end.
+        ValueError: both `fps` and `num_frames`, more frames than there are, or no two between start and end.
     """
+    if fps is not None and num_frames is not None:
+        raise ValueError("fps and num_frames exclude each other")
     from avis.qwen import FRAME_FACTOR, smart_nframes  # torch, which opening a file need not wait for
 
     is_constant = _has_constant_rate(video.times)
@@ -162,7 +164,9 @@ def sample_frame_indices(
     except ValueError:
         between = "" if (video_start, video_end) == (None, None) else " between video_start and video_end"
         name = video.path or "the list"
-        raise ValueError(f"{name} has {last - first + 1} frames{between}, too few for {num_frames}") from None
+        raise ValueError(
+            f"{name} has {last - first + 1} frames{between}, fewer than the {num_frames} asked for"
+        ) from None
     if is_constant:
         indices = np.linspace(first, first + total - 1, count).round().astype(int).clip(max=last)
     else:

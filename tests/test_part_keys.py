@@ -227,7 +227,7 @@ def test_lists_of_frames_have_the_same_keys(bundled):
     assert numbers(fps=10, nframes=2) == ([0, 19], 2.0)
     assert numbers(video_start=2.0, video_end=4.5) == ([4, 5, 6, 7, 8, 9], 1.0)
     assert numbers(video_start=2.0, video_end=5.0) == ([4, 5, 6, 7, 8, 9, 10, 10], 1.0)  # an odd number of images
-    with pytest.raises(ValueError, match="the list has 20 frames, too few for 30") as error:
+    with pytest.raises(ValueError, match="the list has 20 frames, fewer than the 30 asked for") as error:
         numbers(nframes=30)
     one_line(error)
 
@@ -235,8 +235,8 @@ def test_lists_of_frames_have_the_same_keys(bundled):
 @pytest.mark.parametrize(
     "keys, words",
     [
-        ({"nframes": 1000}, "example.mp4 has 84 frames, too few for 1000"),
-        ({"nframes": 8, "video_start": 6.8}, "frames between video_start and video_end, too few for 8"),
+        ({"nframes": 1000}, "example.mp4 has 84 frames, fewer than the 1000 asked for"),
+        ({"nframes": 8, "video_start": 6.8}, "frames between video_start and video_end, fewer than the 8 asked for"),
         ({"video_start": 7.5}, "example.mp4 lasts 7 s"),
         ({"video_start": 1.0, "video_end": 1.01}, "no two of its frames"),
     ],
@@ -246,6 +246,12 @@ def test_frames_that_are_not_there_are_refused(bundled, keys, words):
     with pytest.raises(ValueError, match=words) as error:
         inputs_of(bundled, video_part() | keys)
     one_line(error)
+
+
+def test_fps_and_num_frames_exclude_each_other():
+    """Guards against the package's assertion, and one of the two ignored."""
+    with pytest.raises(ValueError, match="fps and num_frames exclude each other"):
+        sample_frame_indices(open_video(EXAMPLE_VIDEO), fps=1.0, num_frames=4)
 
 
 def test_opened_videos_have_keys_too(bundled):

@@ -229,7 +229,7 @@ def test_bounds_follow_the_frames_that_a_video_asks_for(tmp_path):
     model = object.__new__(vlmevalkit.Avis)
     model.avis_config, model.fps, model.nframe = AvisConfig(), None, 128
     assert model.config_for([path]).max_pixels < model.config_for([path], [{"nframes": 8}]).max_pixels == 768 * 784
-    with pytest.raises(ValueError, match="too few for 128"):
+    with pytest.raises(ValueError, match="fewer than the 128 asked for"):
         model.config_for([path], [{"video_end": 2.0}])
 
 
