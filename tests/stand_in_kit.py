@@ -21,6 +21,9 @@ FILES = {
         """,
     "vlmeval/vlm/__init__.py": "",
     "vlmeval/vlm/base.py": """
+        import base64, hashlib
+        from pathlib import Path
+
         class BaseModel:
             INTERLEAVE = False
             allowed_types = ["text", "image", "video"]
@@ -39,6 +42,12 @@ FILES = {
 
             def generate(self, message, dataset=None):
                 assert all(part["type"] in self.allowed_types for part in message)
+                for part in message:
+                    if part["value"].startswith("data:image/png;base64,"):
+                        data = base64.b64decode(part["value"].partition(",")[2])
+                        path = Path(hashlib.md5(data).hexdigest() + ".png")
+                        path.write_bytes(data)
+                        part["value"] = str(path)
                 return self.generate_inner(message, dataset)
         """,
     "vlmeval/dataset.py": """
@@ -71,12 +80,15 @@ FILES = {
             def __init__(self, name):
                 self.dataset_name = name
                 self.data = pd.read_csv(Path(os.environ["LMUData"]) / (name + ".tsv"), sep="\\t")
+                cells = [ast.literal_eval(c) if c.startswith("[") else c for c in self.data["image"]]
+                self.data["image"] = pd.Series(cells, dtype=object)
 
             def dump_image(self, line):
-                cells = ast.literal_eval(line["image"]) if line["image"].startswith("[") else [line["image"]]
+                cells = line["image"] if isinstance(line["image"], list) else [line["image"]]
                 paths = [Path(f"{self.dataset_name}_{line['index']}_{n}.png") for n in range(len(cells))]
                 for path, cell in zip(paths, cells):
-                    path.write_bytes(base64.b64decode(cell))
+                    if not path.exists():
+                        path.write_bytes(base64.b64decode(cell))
                 return [str(path) for path in paths]
 
             def build_prompt(self, line):

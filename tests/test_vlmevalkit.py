@@ -4,6 +4,7 @@ A stand-in takes VLMEvalKit's place (`stand_in_kit.py`); `test_vlmevalkit_checko
 """
 
 import base64
+import io
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from clips import write_clip
+from PIL import Image
 from stand_in_kit import predictions, write_messages, write_table
 
 from avis.config import AvisConfig
@@ -151,10 +153,13 @@ def test_what_names_a_question(tmp_path):
         message = [{"type": "video", "value": str(path)}, {"type": "text", "value": question}]
         begun = [*message, {"type": "text", "value": "Best option:(", "role": "assistant"}]
         assert [part["type"] for part in model.generate_inner(begun, "MVBench")] == ["video", "text"]
+    first.write_bytes(first.read_bytes() + b"0")
+    model.fps, model.nframe = None, 4
+    model.generate_inner([{"type": "video", "value": str(first)}, {"type": "text", "value": "a"}], "MVBench")
     known, same, *others = [key["id"] for key in model.asker.keys]
-    assert known == same and len({known, *others}) == 3
+    assert known == same and len({known, *others}) == 4
     model.generate_inner(message)  # a user's own call gives no data set
-    assert [key["dataset"] for key in model.asker.keys] == [*["MVBench"] * 4, ""]
+    assert [key["dataset"] for key in model.asker.keys] == [*["MVBench"] * 5, ""]
 
 
 def test_a_question_that_fails_is_reported_recorded_and_asked_again(kit, capsys):
@@ -292,6 +297,24 @@ def test_garden_tables_are_asked_as_our_own_evaluation_asks_them(kit, echo):
     file = QuestionFile(path)
     assert texts[:2] == [file.question(index).text for index in range(2)]
     assert texts[0] == f"{QUESTION}\nA. 1 B. two" and all("Options:" in text for text in texts[2:])
+
+
+def test_a_garden_table_that_was_made_anew_is_asked_anew(kit, echo):
+    """Guards against: images, and answers about them, of an earlier table of the same name; and numbers that pandas
+    gives a ".0" because another question has fewer options."""
+    paths = []
+    for shade in (0, 255):
+        rows = garden_rows({"question": "Which?", "A": 1, "B": 2, "answer": "B"})
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), (shade,) * 3).save(file, "png")
+        rows[0]["image"] = base64.b64encode(file.getvalue()).decode()
+        write_table(kit, "garden_dev_mcq", [*rows, rows[0] | {"index": 1, "question": "What?", "B": ""}])
+        assert launch("--data", "garden_dev_mcq") == 0
+        paths += [Path(part["image"]) for chat in echo for part in chat if part["type"] == "image"]
+        texts = [chat[-1]["text"] for chat in echo]
+        echo.clear()
+        assert texts == ["Which?\nA. 1 B. 2", "What?\nA. 1"]
+    assert [Image.open(path).getpixel((0, 0))[0] for path in paths] == [0, 0, 255, 255]
 
 
 def test_free_answer_tables_get_a_score(kit, echo, capsys):

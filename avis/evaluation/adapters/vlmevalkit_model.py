@@ -80,10 +80,14 @@ class Avis:
         """
         import pandas  # which the harness needs
 
-        given = {name: line[name] for name in ("hint", *ascii_uppercase) if name in line and pandas.notna(line[name])}
+        names = ("hint", *ascii_uppercase)
+        given = {name: _as_written(line[name]) for name in names if name in line and pandas.notna(line[name])}
         hint = given.pop("hint", None)
         text = line["question"] if hint is None else f"{hint}\n{line['question']}"
-        images = [{"type": "image", "value": path} for path in self.dump_image(line, dataset)]  # type: ignore[attr-defined]
+        cells = line["image"] if isinstance(line["image"], list) else [line["image"]]
+        # The harness names the files of these by their content. Its own `dump_image` names them by the row, and finds
+        # there what an earlier table of the same name has left.
+        images = [{"type": "image", "value": f"data:image/png;base64,{cell}"} for cell in cells]
         return [*images, {"type": "text", "value": with_options(text, given)}]
 
     def generate_inner(self, message: list[dict], dataset: str | None = None) -> str:
@@ -99,7 +103,7 @@ class Avis:
         fps, nframe = self._take_sampling()
         # The harness gives no number of a question, so its content names it: without folders, which differ between
         # machines, and with the number of frames, which the name of a data set of videos does not always say.
-        named: list = [[p["type"], p["value"] if p["type"] == "text" else Path(p["value"]).name] for p in parts]
+        named: list = [[p["type"], p["value"] if p["type"] == "text" else _name_and_size(p["value"])] for p in parts]
         if any(part["type"] == "video" for part in parts):
             named.append([fps, nframe])
         id = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
@@ -153,6 +157,17 @@ class Avis:
         return replace(self.avis_config, min_pixels=least, max_pixels=most, **sampling)
 
 
+def _as_written(value: Any) -> Any:
+    """Return a cell of a table, without the ".0" that pandas gives whole numbers in a column with empty cells."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _name_and_size(path: str) -> list[str | int | None]:
+    """Return what names a file in a question's key: a table's next version may name another image as this one's."""
+    file = Path(path)
+    return [file.name, file.stat().st_size if file.is_file() else None]
+
+
 def exact_match(self: Any, eval_file: str, **judge: Any) -> Any:
     """Score a free-answer table: an answer is right when it is the reference but for case and outer white space.
 
@@ -171,7 +186,8 @@ def exact_match(self: Any, eval_file: str, **judge: Any) -> Any:
     from vlmeval.smp import load
 
     table = load(eval_file)
-    forms = [[str(value).strip().lower() for value in table[name]] for name in ("prediction", "answer")]
+    columns = (table["prediction"], table["answer"])
+    forms = [[str(_as_written(value)).strip().lower() for value in column] for column in columns]
     right = pandas.Series([given == due for given, due in zip(*forms, strict=True)], index=table.index, dtype=float)
     shares = {"Overall": right.mean()}
     if "category" in table:
