@@ -6,6 +6,7 @@ A stand-in takes VLMEvalKit's place (`stand_in_kit.py`); `test_vlmevalkit_checko
 import base64
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -173,7 +174,7 @@ def test_a_question_that_fails_is_reported_recorded_and_asked_again(kit, capsys)
     assert ["error" in record for record in records] == [True, True, False]
     printed = capsys.readouterr().err
     assert "no such file: missing.png" in printed and "special token" in printed
-    assert "note: 2 questions failed: the same command asks them again\n" in printed
+    assert "note: questions without an answer: 2; the same command asks them again\n" in printed
     found = predictions(kit / "out/avis", "Toy")
     assert found[:2] == [FAILED] * 2  # which --reuse does not take for an answer
     (kit / "missing.png").write_bytes(Path(EXAMPLE).read_bytes())
@@ -324,13 +325,19 @@ def test_free_answer_tables_get_a_score(kit, echo, capsys):
     for row, category in zip(rows, ("count", "read", "count", "read"), strict=True):
         row["category"] = category
     write_table(kit, "garden_dev_vqa", rows)
-    write_table(kit, "mine", [{"index": 0, "image": rows[0]["image"], "question": "?", "answer": 2}])
+    mine = {"index": 0, "image": rows[0]["image"], "question": "?"}
+    write_table(kit, "unlabelled", [mine])
+    write_table(kit, "mine", [mine | {"answer": 2}])
+    assert launch("--data", "unlabelled", "--name", "other") == 1
+    assert "VLMEvalKit failed: the table has no column named answer;" in capsys.readouterr().err
+    echo.clear()
     assert launch("--data", "garden_dev_vqa", "mine") == 0
     assert echo[0][-1]["text"] == QUESTION
-    (setting,) = read_settings(kit / "out")
+    setting = next(one for one in read_settings(kit / "out") if one.name == "avis")
     assert setting.scores == {"garden_dev_vqa": 50, "mine": 100} and not setting.notes
     (path,) = kit.glob("out/avis/T*/avis_garden_dev_vqa_acc.csv")
     assert path.read_text() == "Overall,count,read\n0.5,0.5,0.5\n"
+    shutil.rmtree(kit / "out/other")
     assert print_tables(["--from-vlmevalkit", str(kit / "out")]) == 0
     assert "Empty cells" not in capsys.readouterr().out
 

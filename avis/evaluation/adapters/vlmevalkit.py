@@ -230,7 +230,9 @@ def report(folder: Path, data: list[str], progress: Progress) -> int:
             print(f"note: no score of {name}: {reason}", file=sys.stderr)
         failures += is_due
     if progress.failed:
-        print(f"note: {progress.failed} questions failed: the same command asks them again", file=sys.stderr)
+        print(
+            f"note: questions without an answer: {progress.failed}; the same command asks them again", file=sys.stderr
+        )
     return 1 if failures else 0
 
 

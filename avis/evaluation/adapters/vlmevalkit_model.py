@@ -181,11 +181,16 @@ def exact_match(self: Any, eval_file: str, **judge: Any) -> Any:
     Returns:
         A `pandas.DataFrame` of one line, the share that is right: overall, and of each category. It is also written as
         `<eval_file>_acc.csv`.
+
+    Raises:
+        ValueError: the table has no references.
     """
     import pandas
     from vlmeval.smp import load
 
     table = load(eval_file)
+    if "answer" not in table:
+        raise ValueError("the table has no column named answer")
     columns = (table["prediction"], table["answer"])
     forms = [[str(_as_written(value)).strip().lower() for value in column] for column in columns]
     right = pandas.Series([given == due for given, due in zip(*forms, strict=True)], index=table.index, dtype=float)
