@@ -35,7 +35,7 @@ from PIL import Image
 from avis.files import check_file
 from avis.images import read_image
 from avis.messages import PART_KEYS, check_item_keys
-from avis.prompts import check_text
+from avis.prompts import check_text, with_options
 
 IMAGE_SUFFIXES = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _KINDS = ("image", "video")
@@ -226,8 +226,8 @@ class QuestionFile:
         options = _lettered(row.get("options"))
         asked = [row[name] for name in ("prompt", "question") if name in row] or [self._prompt]
         texts = _texts(next(filter(None, asked), asked[0]))  # an empty prompt is an error, and not the default's case
-        if options and not row.get("prompt"):
-            texts[0] += "\n" + " ".join(f"{letter}. {option}" for letter, option in options.items())
+        if not row.get("prompt"):
+            texts[0] = with_options(texts[0], options)
         label = None
         if row.get("answer") not in (None, ""):
             label = Label(
