@@ -10,11 +10,14 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from typing import Any
 
 from avis.garden.render import render, render_frames
-from avis.garden.scenes import BACKGROUNDS, KINDS, TONES, WEARS, Animal, Prop, Scene, Sign
+from avis.garden.scenes import BACKGROUNDS, KINDS, SECOND, TONES, WEARS, Animal, Prop, Scene, Sign
 from avis.garden.sprites import PROP_LOOKS
 from avis.garden.tasks import item_for
+
+_SECOND_FIELDS = {"stem", "see", "think", "layout", "tag", "page"}
 
 
 def items_sha256(split: str, indices: Iterable[int]) -> str:
@@ -26,8 +29,18 @@ def items_sha256(split: str, indices: Iterable[int]) -> str:
     """
     digest = hashlib.sha256()
     for index in indices:
-        digest.update(json.dumps(asdict(item_for(split, index)), sort_keys=True, default=str).encode())
+        record = asdict(item_for(split, index))
+        if not split.startswith(SECOND):
+            record = _as_first(record)
+        digest.update(json.dumps(record, sort_keys=True, default=str).encode())
     return digest.hexdigest()
+
+
+def _as_first(record: Any) -> Any:
+    """Return a record of the first garden without the fields that only the second one uses."""
+    if isinstance(record, dict):
+        return {name: _as_first(value) for name, value in record.items() if name not in _SECOND_FIELDS}
+    return [_as_first(value) for value in record] if isinstance(record, list | tuple) else record
 
 
 def pixels_sha256() -> str:

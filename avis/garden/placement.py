@@ -132,6 +132,7 @@ def _place_animals(
             tilt=draw_between(rng, (-6, 6)),
             colour=int(rng.integers(4)),
             price=prices[i] if prices else 0,
+            tag=level.tag,
         )
         for i, ((kind, wears), (x, y, *_), size) in enumerate(zip(pairs, spots, sizes, strict=True))
     ]

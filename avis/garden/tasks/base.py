@@ -79,6 +79,18 @@ class Task(ABC):
     def traces(self, scenes: tuple[Scene, ...], about: tuple) -> list[str]:
         """Return all valid ways of reasoning to the answer, without the answer itself."""
 
+    def draw_trace(self, rng: np.random.Generator, scenes: tuple[Scene, ...], about: tuple) -> str:
+        """Draw one valid way of reasoning to the answer, without the answer itself.
+
+        Tasks with more orders of steps than `traces` lists draw one of all.
+        """
+        found = self.traces(scenes, about)
+        return found[int(rng.integers(len(found)))]
+
+    def near_answers(self, scenes: tuple[Scene, ...], about: tuple) -> list[str]:
+        """Return the wrong numbers that one slip of reasoning leads to; [] where options are drawn from all values."""
+        return []
+
     def draw_options(self, rng: np.random.Generator, answer: str, among: Sequence[str]) -> list[str]:
         """Draw up to four options in random order.
 

@@ -184,7 +184,7 @@ class BatchEncoder:
             has_text: whether the language model is trained.
 
         Returns:
-            labels: (tokens, 8) int64. Where there are images: pixels, uint8, flat, one image or video after the other;
+            labels: (tokens, 11) int64. Where there are images: pixels, uint8, flat, one image or video after the other;
             sizes: (items, 4), their (T, H, W, 3); grid: (items, 3). With text: what `encode_text` returns.
         """
         pixels = [item for row in rows for item in row.pixels]

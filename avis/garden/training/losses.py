@@ -13,23 +13,23 @@ def token_weights(labels: torch.Tensor) -> torch.Tensor:
     """Return the loss weight of visual tokens, (tokens,): 1 on things, 0.2 on the ground.
 
     Args:
-        labels: (tokens, 8), see `labels.dense_labels`.
+        labels: (tokens, 11), see `labels.dense_labels`.
     """
     return torch.where(labels.amax(1) > 0, 1.0, 0.2)
 
 
 def one_hot_labels(labels: torch.Tensor) -> torch.Tensor:
-    """Return (tokens, sum(LABEL_CLASSES)) float32, one class of each label, for labels (tokens, 8)."""
+    """Return (tokens, sum(LABEL_CLASSES)) float32, one class of each label, for labels (tokens, 11)."""
     parts = [F.one_hot(part, count) for part, count in zip(labels.unbind(-1), LABEL_CLASSES, strict=True)]
     return torch.cat(parts, dim=-1).float()
 
 
 def dense_label_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Return the cross-entropy of dense labels, summed over the eight, and each one's accuracy where it is not 0.
+    """Return the cross-entropy of dense labels, summed over the eleven, and each one's accuracy where it is not 0.
 
     Args:
         logits: (tokens, sum(LABEL_CLASSES)).
-        labels: (tokens, 8).
+        labels: (tokens, 11).
     """
     weights = token_weights(labels)
     loss = logits.new_zeros((), dtype=torch.float)
@@ -49,7 +49,7 @@ def alignment_loss(features: torch.Tensor, targets: torch.Tensor, labels: torch.
     Args:
         features: (tokens, D).
         targets: (tokens, D), without gradients.
-        labels: (tokens, 8).
+        labels: (tokens, 11).
     """
     weights = token_weights(labels)[:, None]
     distance = (weights * (features - targets) ** 2).sum() / weights.sum()

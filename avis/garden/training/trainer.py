@@ -182,7 +182,7 @@ class Trainer:
         return self.model.visual(torch.cat(patches), grid_thw=batch["grid"], batch_windows=True)
 
     def embed_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """Return the sum of each token's label embeddings: (tokens, 8) to (tokens, D)."""
+        """Return the sum of each token's label embeddings: (tokens, 11) to (tokens, D)."""
         starts = labels.new_tensor([sum(LABEL_CLASSES[:n]) for n in range(len(LABEL_CLASSES))])
         return F.embedding(labels + starts, self.label_embeddings).sum(1)
 
@@ -280,7 +280,7 @@ class Trainer:
         """Encode images with a stage's sizes and levels.
 
         Returns:
-            The input of the encoder's last layer with a column of ones, (tokens, D + 1), and the labels, (tokens, 8).
+            The input of the encoder's last layer with a column of ones, (tokens, D + 1), and the labels, (tokens, 11).
         """
         source = replace(stage, has_images=True, num_questions=1, batch_size=8, num_rows=num_rows)
         dataset = StageDataset(source, 90 + self.stage_index, self.seed, 0, self.process_index, self.num_processes)

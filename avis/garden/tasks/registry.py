@@ -1,0 +1,44 @@
+"""The tasks of both gardens. A new task is added to one of the lists of the second garden.
+
+The first garden's tuples are what the shipped model was trained on and stay as they are.
+"""
+
+from avis.garden.tasks.appear import Appear
+from avis.garden.tasks.attribute import Attribute
+from avis.garden.tasks.base import Task
+from avis.garden.tasks.changed import Changed
+from avis.garden.tasks.compare import Compare
+from avis.garden.tasks.count import Count
+from avis.garden.tasks.differ import Differ
+from avis.garden.tasks.exist import Exist
+from avis.garden.tasks.hops import Hops
+from avis.garden.tasks.more import More
+from avis.garden.tasks.motion import Motion
+from avis.garden.tasks.odd import Odd
+from avis.garden.tasks.passed import Passed
+from avis.garden.tasks.price import Price
+from avis.garden.tasks.read import Read
+from avis.garden.tasks.relation import Relation
+
+IMAGE_TASKS: tuple[Task, ...] = (Count(), Exist(), Attribute(), Compare(), Relation(), Odd(), Read(), Price())
+PAIR_TASKS: tuple[Task, ...] = (More(), Differ())
+VIDEO_TASKS: tuple[Task, ...] = (Motion(), Hops(), Appear(), Passed(), Changed())
+TASKS: dict[str, Task] = {task.name: task for task in IMAGE_TASKS + PAIR_TASKS + VIDEO_TASKS}
+
+# The second garden has all of these, and the following.
+NEW_IMAGE_TASKS: tuple[Task, ...] = ()
+NEW_VIDEO_TASKS: tuple[Task, ...] = ()
+PAGE_TASKS: tuple[Task, ...] = ()
+SECOND_TASKS: dict[str, tuple[Task, ...]] = {
+    "image": IMAGE_TASKS + NEW_IMAGE_TASKS + PAGE_TASKS,
+    "images": PAIR_TASKS,
+    "video": VIDEO_TASKS + NEW_VIDEO_TASKS,
+}
+ALL_TASKS: dict[str, Task] = {task.name: task for tasks in SECOND_TASKS.values() for task in tasks}
+
+
+def companions(task: str) -> tuple[Task, ...]:
+    """Return the second garden's tasks that can ask about the scenes of a task: pages and animals never mix."""
+    if ALL_TASKS[task] in PAGE_TASKS:
+        return PAGE_TASKS
+    return tuple(other for other in SECOND_TASKS[ALL_TASKS[task].medium] if other not in PAGE_TASKS)
