@@ -193,7 +193,7 @@ class Animal:
 
     @property
     def tag_box(self) -> tuple[float, float, float]:
-        """Where its tag is, in pixels: x and y of the centre, and the side. The upper edge leaves a scarf to be seen."""
+        """Where its tag is, in pixels: x and y of the centre, and the side; above it a scarf can be seen."""
         return self.x, self.y + (0.3 + (self.tag - 0.36) / 2) * self.size, self.tag * self.size
 
     def at(self, second: float) -> "Animal":
