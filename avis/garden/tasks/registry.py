@@ -19,6 +19,7 @@ from avis.garden.tasks.passed import Passed
 from avis.garden.tasks.price import Price
 from avis.garden.tasks.read import Read
 from avis.garden.tasks.relation import Relation
+from avis.garden.tasks.total import Total
 
 IMAGE_TASKS: tuple[Task, ...] = (Count(), Exist(), Attribute(), Compare(), Relation(), Odd(), Read(), Price())
 PAIR_TASKS: tuple[Task, ...] = (More(), Differ())
@@ -26,7 +27,7 @@ VIDEO_TASKS: tuple[Task, ...] = (Motion(), Hops(), Appear(), Passed(), Changed()
 TASKS: dict[str, Task] = {task.name: task for task in IMAGE_TASKS + PAIR_TASKS + VIDEO_TASKS}
 
 # The second garden has all of these, and the following.
-NEW_IMAGE_TASKS: tuple[Task, ...] = ()
+NEW_IMAGE_TASKS: tuple[Task, ...] = (Total(),)
 NEW_VIDEO_TASKS: tuple[Task, ...] = ()
 PAGE_TASKS: tuple[Task, ...] = ()
 SECOND_TASKS: dict[str, tuple[Task, ...]] = {
