@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from avis.garden.scenes import LEVELS, TOKEN, Level, Scene, level_for
-from avis.garden.tasks.base import LETTERS, Extras, Task
+from avis.garden.tasks.base import LETTERS, Extras, Task, draw_near_options
 from avis.garden.tasks.layouts import draw_layout, lay_out
 from avis.garden.tasks.registry import ALL_TASKS
 
@@ -88,7 +88,8 @@ def _ask(
     scenes: tuple[Scene, ...],
     about: tuple,
     form: str,
-    among: Sequence[str] = (),
+    among: Sequence[str],
+    near: Sequence[str] = (),
 ) -> Item:
     """Draw one of the ways to ask a question about scenes.
 
@@ -99,7 +100,8 @@ def _ask(
         scenes: one, or two of a pair.
         about: the question's subject.
         form: "free" or "choice".
-        among: the values that options may have; () for all of the task's.
+        among: the values that the answer was drawn from, evenly; () when there are too many to list.
+        near: what one slip of reasoning leads to.
     """
     value = task.solve(scenes, about)
     if value is None:
@@ -110,10 +112,8 @@ def _ask(
     options: tuple[str, ...] = ()
     answer = value
     if form == "choice":
-        near = task.near_answers(scenes, about)
-        options = tuple(
-            draw_near_options(rng, value, near) if near else task.draw_options(rng, value, among or task.values)
-        )
+        found = draw_near_options(rng, value, near, among) if near else []
+        options = tuple(found or task.draw_options(rng, value, among))
         answer = LETTERS[options.index(value)]
         trace = f"{trace} {answer}"
     layout = draw_layout(rng, form) if level.see else ""
@@ -134,29 +134,6 @@ def _ask(
         think=level.think,
         layout=layout,
     )
-
-
-def draw_near_options(rng: np.random.Generator, answer: str, near: Sequence[str]) -> list[str]:
-    """Draw four whole numbers in random order, neighbours one slip apart, that do not reveal which one is right.
-
-    The rank of the right one is drawn evenly, and the gaps between neighbours without regard to it. So each of the four
-    is as likely to be the right one, whatever the four are. Where that leads below 0, both are drawn again.
-
-    Args:
-        rng: the item's generator.
-        answer: the right option, a whole number.
-        near: what one slip leads to.
-    """
-    right = int(answer)
-    slips = sorted({abs(int(value) - right) for value in near} - {0}) or [1]
-    while True:
-        gaps = [int(gap) for gap in rng.choice(slips, size=len(LETTERS) - 1)]
-        rank = int(rng.integers(len(LETTERS)))
-        least = right - sum(gaps[:rank])
-        if least >= 0:
-            break
-    chosen = [str(least + sum(gaps[:n])) for n in range(len(LETTERS))]
-    return [chosen[i] for i in rng.permutation(len(chosen))]
 
 
 def make_item(
@@ -190,9 +167,10 @@ def make_item(
     if extras is None:
         extras = Extras(bool(rng.random() < 0.4), bool(rng.random() < 0.35))
     about = chosen.draw_subject(rng)
-    answer = chosen.draw_answer(rng, level)
+    among = chosen.answers(level, about)
+    answer = chosen.draw_answer(rng, level, about)
     scenes = chosen.compose(rng, level, columns * TOKEN, rows * TOKEN, about, answer, extras)
-    return _ask(rng, chosen, level, scenes, about, form)
+    return _ask(rng, chosen, level, scenes, about, form, among, chosen.near_answers(scenes, about))
 
 
 def ask(rng: np.random.Generator, item: Item, task: str, form: str) -> Item | None:

@@ -3,14 +3,19 @@
 The first garden's tuples are what the shipped model was trained on and stay as they are.
 """
 
+from avis.garden.tasks.afford import Afford
 from avis.garden.tasks.appear import Appear
 from avis.garden.tasks.attribute import Attribute
 from avis.garden.tasks.base import Task
+from avis.garden.tasks.change import Change
 from avis.garden.tasks.changed import Changed
 from avis.garden.tasks.compare import Compare
 from avis.garden.tasks.count import Count
+from avis.garden.tasks.dearer import Dearer
 from avis.garden.tasks.differ import Differ
 from avis.garden.tasks.exist import Exist
+from avis.garden.tasks.filter import Filter
+from avis.garden.tasks.follow import Follow
 from avis.garden.tasks.hops import Hops
 from avis.garden.tasks.more import More
 from avis.garden.tasks.motion import Motion
@@ -19,6 +24,8 @@ from avis.garden.tasks.passed import Passed
 from avis.garden.tasks.price import Price
 from avis.garden.tasks.read import Read
 from avis.garden.tasks.relation import Relation
+from avis.garden.tasks.third import Third
+from avis.garden.tasks.total import Total
 
 IMAGE_TASKS: tuple[Task, ...] = (Count(), Exist(), Attribute(), Compare(), Relation(), Odd(), Read(), Price())
 PAIR_TASKS: tuple[Task, ...] = (More(), Differ())
@@ -26,7 +33,7 @@ VIDEO_TASKS: tuple[Task, ...] = (Motion(), Hops(), Appear(), Passed(), Changed()
 TASKS: dict[str, Task] = {task.name: task for task in IMAGE_TASKS + PAIR_TASKS + VIDEO_TASKS}
 
 # The second garden has all of these, and the following.
-NEW_IMAGE_TASKS: tuple[Task, ...] = ()
+NEW_IMAGE_TASKS: tuple[Task, ...] = (*(Total(), Change(), Dearer(), Afford(), Third(), Follow(), Filter()),)
 NEW_VIDEO_TASKS: tuple[Task, ...] = ()
 PAGE_TASKS: tuple[Task, ...] = ()
 SECOND_TASKS: dict[str, tuple[Task, ...]] = {
