@@ -47,9 +47,23 @@ class Task(ABC):
         """Draw the subject of a question, before there is a scene."""
         return ()
 
+    def draw_subject_at(self, rng: np.random.Generator, level: Level, scenes: tuple[Scene, ...] = ()) -> tuple:
+        """Draw the subject of a question whose size follows the level, before there is a scene or for given scenes.
+
+        Args:
+            rng: the item's generator.
+            level: of difficulty.
+            scenes: those that the question is about; () when they are not drawn yet.
+        """
+        return self.draw_subject(rng)
+
+    def answers(self, level: Level) -> Sequence[str]:
+        """Return every answer of this level in order, each as likely as the others; () when there are too many."""
+        return self.values
+
     def draw_answer(self, rng: np.random.Generator, level: Level) -> str:
         """Draw an answer, before there is a scene."""
-        return str(rng.choice(self.values))
+        return str(rng.choice(self.answers(level)))
 
     @abstractmethod
     def compose(

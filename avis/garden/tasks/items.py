@@ -112,7 +112,9 @@ def _ask(
     if form == "choice":
         near = task.near_answers(scenes, about)
         options = tuple(
-            draw_near_options(rng, value, near) if near else task.draw_options(rng, value, among or task.values)
+            draw_near_options(rng, value, near, task.answers(level))
+            if near
+            else task.draw_options(rng, value, among or task.values)
         )
         answer = LETTERS[options.index(value)]
         trace = f"{trace} {answer}"
@@ -136,16 +138,20 @@ def _ask(
     )
 
 
-def draw_near_options(rng: np.random.Generator, answer: str, near: Sequence[str]) -> list[str]:
+def draw_near_options(
+    rng: np.random.Generator, answer: str, near: Sequence[str], among: Sequence[str] = ()
+) -> list[str]:
     """Draw four whole numbers in random order, neighbours one slip apart, that do not reveal which one is right.
 
     The rank of the right one is drawn evenly, and the gaps between neighbours without regard to it. So each of the four
-    is as likely to be the right one, whatever the four are. Where that leads below 0, both are drawn again.
+    is as likely to be the right one, whatever the four are. Where the possible answers are known, neighbours go round
+    from the last to the first; else, where that leads below 0, rank and gaps are drawn again.
 
     Args:
         rng: the item's generator.
         answer: the right option, a whole number.
         near: what one slip leads to.
+        among: all answers of the level in order, four or more, each as likely; () when they are not known.
     """
     right = int(answer)
     slips = sorted({abs(int(value) - right) for value in near} - {0}) or [1]
@@ -153,9 +159,13 @@ def draw_near_options(rng: np.random.Generator, answer: str, near: Sequence[str]
         gaps = [int(gap) for gap in rng.choice(slips, size=len(LETTERS) - 1)]
         rank = int(rng.integers(len(LETTERS)))
         least = right - sum(gaps[:rank])
-        if least >= 0:
+        if among and sum(gaps) < len(among):
+            first = among.index(answer) - sum(gaps[:rank])
+            chosen = [among[(first + sum(gaps[:n])) % len(among)] for n in range(len(LETTERS))]
             break
-    chosen = [str(least + sum(gaps[:n])) for n in range(len(LETTERS))]
+        if not among and least >= 0:
+            chosen = [str(least + sum(gaps[:n])) for n in range(len(LETTERS))]
+            break
     return [chosen[i] for i in rng.permutation(len(chosen))]
 
 
@@ -189,7 +199,7 @@ def make_item(
     columns, rows = size or sizes[int(rng.integers(len(sizes)))]
     if extras is None:
         extras = Extras(bool(rng.random() < 0.4), bool(rng.random() < 0.35))
-    about = chosen.draw_subject(rng)
+    about = chosen.draw_subject_at(rng, level)
     answer = chosen.draw_answer(rng, level)
     scenes = chosen.compose(rng, level, columns * TOKEN, rows * TOKEN, about, answer, extras)
     return _ask(rng, chosen, level, scenes, about, form)
@@ -210,12 +220,15 @@ def ask(rng: np.random.Generator, item: Item, task: str, form: str) -> Item | No
     Returns:
         An item; None when no question of this task fits the scenes.
     """
-    chosen = ALL_TASKS[task]
+    chosen, level = ALL_TASKS[task], level_of(item)
+    possible = chosen.answers(level)
     shape: list[bool] | None = None
     fitting: dict[str, list[tuple]] = {}
     for _ in range(12):
-        about = chosen.draw_subject(rng)
+        about = chosen.draw_subject_at(rng, level, item.scenes)
         value = chosen.solve(item.scenes, about)
+        if possible and value not in possible:
+            value = None
         if shape is None:
             shape = [part is None for part in about]
         is_new = about != item.about or (item.see > 0 and task != item.task)
@@ -226,7 +239,7 @@ def ask(rng: np.random.Generator, item: Item, task: str, form: str) -> Item | No
     answers = sorted(fitting)
     abouts = fitting[answers[int(rng.integers(len(answers)))]]
     about = abouts[int(rng.integers(len(abouts)))]
-    return _ask(rng, chosen, level_of(item), item.scenes, about, form, answers)
+    return _ask(rng, chosen, level, item.scenes, about, form, answers)
 
 
 def level_of(item: Item) -> Level:
