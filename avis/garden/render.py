@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from avis.garden.paper import paint_page
 from avis.garden.scenes import Animal, Prop, Scene, Sign, video_times
 from avis.garden.sprites import GREEN, INK, animal_sprite, prop_sprite
 
@@ -64,6 +65,8 @@ def render_frames(scene: Scene, times: Iterable[float] | None = None) -> Iterato
 
 def _paint(scene: Scene, moment: Scene) -> Image.Image:
     """Return the image of `scene` at a moment of it, before light and noise."""
+    if scene.page:
+        return paint_page(scene)
     canvas = _ground(scene)
     back = sorted((prop for prop in scene.props if not prop.front), key=lambda prop: prop.y)
     for prop in back:

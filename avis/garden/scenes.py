@@ -14,8 +14,12 @@ two independent axes, seeing (`SEE`) and thinking (`THINK`), which `level_for` c
 """
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from avis.garden.pages import Page
 
 KINDS = ("rabbit", "bear", "cat", "duck")
 WEARS = ("glasses", "hat", "scarf", "nothing")
@@ -274,6 +278,7 @@ class Scene:
         seconds: length of the video; 0 for an image.
         hidden: "" for a scene that can be seen; "bushes" when everything that matters is wholly behind bushes, "far"
             when it is too small to colour a pixel. No question about a hidden scene can be answered from its pixels.
+        page: what stands on it when it is a page; it then has no animals, and `background` is one of `pages.PAPERS`.
     """
 
     width: int
@@ -287,6 +292,7 @@ class Scene:
     sign: Sign | None = None
     seconds: float = 0.0
     hidden: str = ""
+    page: "Page | None" = None
 
     def at(self, second: float) -> "Scene":
         """Return the scene at this second of the video."""
@@ -315,6 +321,12 @@ def rng_for(split: str, *key: int) -> np.random.Generator:
     if split not in names:
         raise ValueError(f"split must be one of {', '.join(names)}, got {split!r}")
     return np.random.default_rng(np.random.SeedSequence((names.index(split), *key)))
+
+
+def token_at(scene: Scene, x: float, y: float) -> tuple[int, int]:
+    """Return row and column of the merged token that holds a point, or of the nearest one in the scene."""
+    row, column = int(y // TOKEN), int(x // TOKEN)
+    return min(max(row, 0), scene.height // TOKEN - 1), min(max(column, 0), scene.width // TOKEN - 1)
 
 
 def video_times(seconds: float) -> np.ndarray:
