@@ -85,6 +85,10 @@ class Task(ABC):
     def solve(self, scenes: tuple[Scene, ...], about: tuple) -> str | None:
         """Return the answer, read from the scenes' record; None when the question does not fit them."""
 
+    def fits_level(self, level: Level, scenes: tuple[Scene, ...], about: tuple) -> bool:
+        """Return whether a question that fits the scenes has as many reasoning steps as the level says."""
+        return True
+
     @abstractmethod
     def wordings(self, about: tuple) -> list[str]:
         """Return all ways to put the question."""

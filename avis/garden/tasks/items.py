@@ -198,7 +198,7 @@ def ask(rng: np.random.Generator, item: Item, task: str, form: str) -> Item | No
         if shape is None:
             shape = [part is None for part in about]
         is_new = about != item.about or (item.see > 0 and task != item.task)
-        if value is None or (possible and value not in possible):
+        if value is None or (possible and value not in possible) or not chosen.fits_level(level, item.scenes, about):
             continue
         if is_new and shape == [part is None for part in about]:
             fitting.setdefault(value, []).append(about)
