@@ -19,7 +19,6 @@ from avis.garden.scenes import (
     MAX_SIGN,
     MAX_STEPS,
     SYMBOLS,
-    TAG_Y,
     TOKEN,
     WEARS,
     Animal,
@@ -91,11 +90,11 @@ def _labels_of_step(first: Scene, last: Scene) -> np.ndarray:
         inside[row, column] |= distance[row, column] < nearest[row, column]
         shows_tag = np.zeros_like(inside)
         if animal.price:
-            tag_y = animal.y + TAG_Y * animal.size
-            at = token_at(first, animal.x, tag_y)
+            tag_x, tag_y, side = animal.tag_box
+            at = token_at(first, tag_x, tag_y)
             inside[at] |= distance[at] < nearest[at]
-            reach = animal.tag * animal.size / 2 + _TAG_MARGIN
-            shows_tag = inside & (np.abs(x - animal.x) < reach) & (np.abs(y - tag_y) < reach)
+            reach = side / 2 + _TAG_MARGIN
+            shows_tag = inside & (np.abs(x - tag_x) < reach) & (np.abs(y - tag_y) < reach)
             shows_tag[at] = inside[at]
         nearest[inside] = distance[inside]
         kind, wears = KINDS.index(animal.kind) + 1, WEARS.index(animal.wears) + 1

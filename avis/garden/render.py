@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from avis.garden.paper import paint_page
-from avis.garden.scenes import TAG_Y, Animal, Prop, Scene, Sign, video_times
+from avis.garden.scenes import Animal, Prop, Scene, Sign, video_times
 from avis.garden.sprites import GREEN, INK, animal_sprite, prop_sprite
 
 # Colour, strength of the texture, and its scale in pixels.
@@ -148,8 +148,7 @@ def _paste_shadow(canvas: Image.Image, left: float, bottom: float, width: int, h
 
 def _paste_tag(canvas: Image.Image, animal: Animal) -> None:
     """Paste a paper tag with the animal's price on its lower half."""
-    side = animal.tag * animal.size
-    x, y = animal.x, animal.y + TAG_Y * animal.size
+    x, y, side = animal.tag_box
     draw = ImageDraw.Draw(canvas)
     box = [x - side / 2, y - side / 2, x + side / 2, y + side / 2]
     edge = max(1, round(side / 14))

@@ -33,7 +33,6 @@ SECOND_SPLITS = tuple(SECOND + name for name in (*SPLITS, "test2"))
 MOVES = ("left", "right", "up", "down")
 MAX_ANIMALS, MAX_PRICE, MAX_SIGN = 12, 9, 6
 MAX_SIDE, MAX_STEPS = 32, 10  # merged tokens on a side of a scene, and time steps of a video, that labels tell apart
-TAG_Y = 0.3  # how far below an animal's centre its tag's is, as a share of its height
 TOKEN = 28  # pixels on a side of one merged visual token: 14-pixel patches, merged 2 x 2
 RATE = 2  # frames that the model sees in a second of a video
 FILE_RATE = 12  # frames a second in a video's file
@@ -195,6 +194,11 @@ class Animal:
     changes: float = 0.0
     lift: float = 0.0
     tag: float = 0.36
+
+    @property
+    def tag_box(self) -> tuple[float, float, float]:
+        """Where its tag is, in pixels: x and y of the centre, and the side; above it a scarf can be seen."""
+        return self.x, self.y + (0.3 + (self.tag - 0.36) / 2) * self.size, self.tag * self.size
 
     def at(self, second: float) -> "Animal":
         """Return the animal as it stands at this second of a video."""

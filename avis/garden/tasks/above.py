@@ -17,7 +17,7 @@ class Above(PageTask):
         values = [entry.value for entry in series[2]] or [20, 80]
         return (*series[:2], str(rng.choice(("above", "below"))), draw_number(rng, (min(values), max(values))))
 
-    def answers(self, level):
+    def answers(self, level, about):
         return [str(count) for count in range(level.terms[0] + 2)]
 
     def compose(self, rng, level, width, height, about, answer, extras):

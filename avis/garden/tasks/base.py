@@ -57,13 +57,13 @@ class Task(ABC):
         """
         return self.draw_subject(rng)
 
-    def answers(self, level: Level) -> Sequence[str]:
-        """Return every answer of this level in order, each as likely as the others; () when there are too many."""
+    def answers(self, level: Level, about: tuple) -> Sequence[str]:
+        """Return the answers that a question about this subject can have at a level, each as likely as the others."""
         return self.values
 
-    def draw_answer(self, rng: np.random.Generator, level: Level) -> str:
-        """Draw an answer, before there is a scene."""
-        return str(rng.choice(self.answers(level)))
+    def draw_answer(self, rng: np.random.Generator, level: Level, about: tuple) -> str:
+        """Draw an answer to a question about this subject, before there is a scene."""
+        return str(rng.choice(self.answers(level, about)))
 
     @abstractmethod
     def compose(
@@ -102,7 +102,10 @@ class Task(ABC):
         return found[int(rng.integers(len(found)))]
 
     def near_answers(self, scenes: tuple[Scene, ...], about: tuple) -> list[str]:
-        """Return the wrong numbers that one slip of reasoning leads to; [] where options are drawn from all values."""
+        """Return the wrong numbers that one slip of reasoning leads to; [] where options are drawn from all answers.
+
+        Where there are some, `answers` are whole numbers one apart: see `draw_near_options`.
+        """
         return []
 
     def draw_options(self, rng: np.random.Generator, answer: str, among: Sequence[str]) -> list[str]:
@@ -117,6 +120,32 @@ class Task(ABC):
         others = [value for value in among if value != answer]
         chosen = [str(v) for v in rng.choice(others, size=min(3, len(others)), replace=False)] + [answer]
         return [chosen[i] for i in rng.permutation(len(chosen))]
+
+
+def draw_near_options(rng: np.random.Generator, answer: str, near: Sequence[str], among: Sequence[str]) -> list[str]:
+    """Draw four whole numbers in random order, one or two slips apart, that do not reveal which one is right.
+
+    Two slips are drawn, and then which of them the right number has that the least has not: none, one, the other, or
+    both. So the four look the same from each of them: any rank is as likely to be the right one, and none is the middle
+    of the others. `among` is a ring, which begins again after its end: else a number near an end would stand out.
+
+    Args:
+        rng: the item's generator.
+        answer: the right option.
+        near: what one slip leads to.
+        among: the numbers that the answer was drawn from, evenly, one apart.
+
+    Returns:
+        The options; [] where `among` has too few numbers for two slips.
+    """
+    right, count = list(among).index(answer), len(among)
+    slips = sorted({abs(int(value) - int(answer)) for value in near} & set(range(1, (count + 1) // 2)))
+    if len(slips) < 2:
+        return []
+    one, other = (int(slip) for slip in rng.choice(slips, size=2, replace=False))
+    least = right - one * int(rng.integers(2)) - other * int(rng.integers(2))
+    chosen = [among[(least + slip) % count] for slip in (0, one, other, one + other)]
+    return [chosen[i] for i in rng.permutation(len(chosen))]
 
 
 def reading_orders(scene: Scene) -> list[tuple[str, list[Animal]]]:

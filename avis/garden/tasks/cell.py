@@ -28,7 +28,7 @@ class Cell(PageTask):
         names = draw_names(rng, look, heading, 1, entries)
         return (look, heading, names) if names else ()
 
-    def answers(self, level):
+    def answers(self, level, about):
         return [str(number) for number in range(1, self.most + 1)]
 
     def compose(self, rng, level, width, height, about, answer, extras):

@@ -37,7 +37,7 @@ class Gap(PageTask):
         has_as_many = not scenes or level.terms[0] <= len(self.terms(scenes, about)) <= level.terms[1]
         return about if has_as_many else ()
 
-    def answers(self, level):
+    def answers(self, level, about):
         return [str(gap) for gap in range(1, self.most - 1)]
 
     def compose(self, rng, level, width, height, about, answer, extras):

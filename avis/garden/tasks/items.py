@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from avis.garden.scenes import LEVELS, TOKEN, Level, Scene, level_for
-from avis.garden.tasks.base import LETTERS, Extras, Task
+from avis.garden.tasks.base import LETTERS, Extras, Task, draw_near_options
 from avis.garden.tasks.layouts import draw_layout, lay_out
 from avis.garden.tasks.registry import ALL_TASKS
 
@@ -88,7 +88,8 @@ def _ask(
     scenes: tuple[Scene, ...],
     about: tuple,
     form: str,
-    among: Sequence[str] = (),
+    among: Sequence[str],
+    near: Sequence[str] = (),
 ) -> Item:
     """Draw one of the ways to ask a question about scenes.
 
@@ -99,7 +100,8 @@ def _ask(
         scenes: one, or two of a pair.
         about: the question's subject.
         form: "free" or "choice".
-        among: the values that options may have; () for all of the task's.
+        among: the values that the answer was drawn from, evenly; () when there are too many to list.
+        near: what one slip of reasoning leads to.
     """
     value = task.solve(scenes, about)
     if value is None:
@@ -110,12 +112,8 @@ def _ask(
     options: tuple[str, ...] = ()
     answer = value
     if form == "choice":
-        near = task.near_answers(scenes, about)
-        options = tuple(
-            draw_near_options(rng, value, near, task.answers(level))
-            if near
-            else task.draw_options(rng, value, among or task.values)
-        )
+        found = draw_near_options(rng, value, near, among) if near else []
+        options = tuple(found or task.draw_options(rng, value, among))
         answer = LETTERS[options.index(value)]
         trace = f"{trace} {answer}"
     layout = draw_layout(rng, form) if level.see else ""
@@ -136,37 +134,6 @@ def _ask(
         think=level.think,
         layout=layout,
     )
-
-
-def draw_near_options(
-    rng: np.random.Generator, answer: str, near: Sequence[str], among: Sequence[str] = ()
-) -> list[str]:
-    """Draw four whole numbers in random order, neighbours one slip apart, that do not reveal which one is right.
-
-    The rank of the right one is drawn evenly, and the gaps between neighbours without regard to it. So each of the four
-    is as likely to be the right one, whatever the four are. Where the possible answers are known, neighbours go round
-    from the last to the first; else, where that leads below 0, rank and gaps are drawn again.
-
-    Args:
-        rng: the item's generator.
-        answer: the right option, a whole number.
-        near: what one slip leads to.
-        among: all answers of the level in order, four or more, each as likely; () when they are not known.
-    """
-    right = int(answer)
-    slips = sorted({abs(int(value) - right) for value in near} - {0}) or [1]
-    while True:
-        gaps = [int(gap) for gap in rng.choice(slips, size=len(LETTERS) - 1)]
-        rank = int(rng.integers(len(LETTERS)))
-        least = right - sum(gaps[:rank])
-        if among and sum(gaps) < len(among):
-            first = among.index(answer) - sum(gaps[:rank])
-            chosen = [among[(first + sum(gaps[:n])) % len(among)] for n in range(len(LETTERS))]
-            break
-        if not among and least >= 0:
-            chosen = [str(least + sum(gaps[:n])) for n in range(len(LETTERS))]
-            break
-    return [chosen[i] for i in rng.permutation(len(chosen))]
 
 
 def make_item(
@@ -200,9 +167,10 @@ def make_item(
     if extras is None:
         extras = Extras(bool(rng.random() < 0.4), bool(rng.random() < 0.35))
     about = chosen.draw_subject_at(rng, level)
-    answer = chosen.draw_answer(rng, level)
+    among = chosen.answers(level, about)
+    answer = chosen.draw_answer(rng, level, about)
     scenes = chosen.compose(rng, level, columns * TOKEN, rows * TOKEN, about, answer, extras)
-    return _ask(rng, chosen, level, scenes, about, form)
+    return _ask(rng, chosen, level, scenes, about, form, among, chosen.near_answers(scenes, about))
 
 
 def ask(rng: np.random.Generator, item: Item, task: str, form: str) -> Item | None:
@@ -221,20 +189,20 @@ def ask(rng: np.random.Generator, item: Item, task: str, form: str) -> Item | No
         An item; None when no question of this task fits the scenes.
     """
     chosen, level = ALL_TASKS[task], level_of(item)
-    possible = chosen.answers(level)
     shape: list[bool] | None = None
     fitting: dict[str, list[tuple]] = {}
     for _ in range(12):
         about = chosen.draw_subject_at(rng, level, item.scenes)
         value = chosen.solve(item.scenes, about)
-        if possible and value not in possible:
-            value = None
+        possible = chosen.answers(level, about)
         if shape is None:
             shape = [part is None for part in about]
         is_new = about != item.about or (item.see > 0 and task != item.task)
-        if value is not None and is_new and shape == [part is None for part in about]:
+        if value is None or (possible and value not in possible):
+            continue
+        if is_new and shape == [part is None for part in about]:
             fitting.setdefault(value, []).append(about)
-    if not fitting or (form == "choice" and chosen.values and len(fitting) == 1):
+    if not fitting or (form == "choice" and possible and len(fitting) == 1):
         return None
     answers = sorted(fitting)
     abouts = fitting[answers[int(rng.integers(len(answers)))]]

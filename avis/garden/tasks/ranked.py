@@ -17,7 +17,7 @@ class Ranked(PageTask):
         place, side = int(rng.integers(3)), str(rng.choice(("largest", "smallest")))
         return (*series[:2], place, side) if series else ()
 
-    def answers(self, level):
+    def answers(self, level, about):
         # Enough room on both sides for all numbers of a page, whichever place is asked for.
         return [str(number) for number in range(12, MAX_NUMBER - 11 + 1)]
 

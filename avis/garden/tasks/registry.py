@@ -4,17 +4,22 @@ The first garden's tuples are what the shipped model was trained on and stay as 
 """
 
 from avis.garden.tasks.above import Above
+from avis.garden.tasks.afford import Afford
 from avis.garden.tasks.appear import Appear
 from avis.garden.tasks.attribute import Attribute
 from avis.garden.tasks.bar import Bar
 from avis.garden.tasks.bars import Bars
 from avis.garden.tasks.base import Task
 from avis.garden.tasks.cell import Cell
+from avis.garden.tasks.change import Change
 from avis.garden.tasks.changed import Changed
 from avis.garden.tasks.compare import Compare
 from avis.garden.tasks.count import Count
+from avis.garden.tasks.dearer import Dearer
 from avis.garden.tasks.differ import Differ
 from avis.garden.tasks.exist import Exist
+from avis.garden.tasks.filter import Filter
+from avis.garden.tasks.follow import Follow
 from avis.garden.tasks.gap import Gap
 from avis.garden.tasks.hops import Hops
 from avis.garden.tasks.more import More
@@ -28,6 +33,8 @@ from avis.garden.tasks.read import Read
 from avis.garden.tasks.relation import Relation
 from avis.garden.tasks.sum import Sum
 from avis.garden.tasks.taller import Taller
+from avis.garden.tasks.third import Third
+from avis.garden.tasks.total import Total
 from avis.garden.tasks.word import Word
 
 IMAGE_TASKS: tuple[Task, ...] = (Count(), Exist(), Attribute(), Compare(), Relation(), Odd(), Read(), Price())
@@ -36,7 +43,7 @@ VIDEO_TASKS: tuple[Task, ...] = (Motion(), Hops(), Appear(), Passed(), Changed()
 TASKS: dict[str, Task] = {task.name: task for task in IMAGE_TASKS + PAIR_TASKS + VIDEO_TASKS}
 
 # The second garden has all of these, and the following.
-NEW_IMAGE_TASKS: tuple[Task, ...] = ()
+NEW_IMAGE_TASKS: tuple[Task, ...] = (Total(), Change(), Dearer(), Afford(), Third(), Follow(), Filter())
 NEW_VIDEO_TASKS: tuple[Task, ...] = ()
 PAGE_TASKS: tuple[Task, ...] = (
     *(Cell(), Word(), Sum(), Gap(), Ranked(), Above(), Order()),

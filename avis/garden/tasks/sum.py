@@ -35,7 +35,7 @@ class Sum(PageTask):
         has_as_many = not scenes or level.terms[0] <= len(self.terms(scenes, about)) <= level.terms[1]
         return about if has_as_many else ()
 
-    def answers(self, level):
+    def answers(self, level, about):
         return [str(total) for total in range(level.terms[1], level.terms[0] * self.most + 1)]
 
     def compose(self, rng, level, width, height, about, answer, extras):

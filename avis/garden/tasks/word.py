@@ -14,7 +14,7 @@ class Word(Read):
     def draw_subject_at(self, rng, level, scenes=()):
         return (draw_number(rng, (1, level.terms[0] + 1)),)
 
-    def draw_answer(self, rng, level):
+    def draw_answer(self, rng, level, about):
         return _draw_word(rng)
 
     def compose(self, rng, level, width, height, about, answer, extras):

@@ -1,0 +1,137 @@
+"""Reasoning tasks: answers, traces, orders of steps and options, checked by a second reading and by blind readers."""
+
+from collections import Counter
+from functools import lru_cache
+from itertools import permutations
+
+import numpy as np
+import pytest
+from blind_readers import Asked, assert_blind_readers_fail, assert_even
+from garden_reading import LETTERS
+from reasoning_reading import WORDINGS, count_again, read_question, replay
+
+from avis.garden.scenes import level_for, rng_for
+from avis.garden.tasks import ALL_TASKS, FORMS, Item, make_item
+from avis.garden.tasks.base import Extras
+
+NAMES = tuple(dict.fromkeys(task for task, *_ in WORDINGS))
+# How many more things the steps go through than the level's number of terms, (least, most).
+BEYOND = {
+    **dict.fromkeys(("total", "change", "dearer"), (0, 0)),
+    **dict.fromkeys(("afford", "third"), (1, 1)),
+    **{"follow": (2, 3), "filter": (2, 2)},
+}
+COUNT = 500  # questions of a task in one form
+
+
+def draw(name: str, index: int) -> Item:
+    """A question of a task; form, see and think take turns."""
+    level = level_for(1 + index // 2 % 5, 1 + index // 10 % 5)
+    return make_item(rng_for("garden2:dev", 8000, NAMES.index(name), index), name, level, FORMS[index % 2])
+
+
+@lru_cache(maxsize=None)
+def drawn(name: str) -> tuple[Item, ...]:
+    """Questions of one task over all levels, in both forms."""
+    return tuple(draw(name, index) for index in range(2 * COUNT))
+
+
+def body_of(item: Item) -> str:
+    """The trace without the answer at its end."""
+    tail = f"; {item.value}" + (f" {item.answer}" if item.form == "choice" else "")
+    assert item.trace.endswith(tail)
+    return item.trace.removesuffix(tail)
+
+
+def order_of(item: Item, body: str) -> tuple:
+    return replay(read_question(item.stem), item.scenes, body, item.value)
+
+
+def asked(name: str, form: str) -> list[Asked]:
+    """The questions of one form, as blind readers see them."""
+    return [Asked(q.stem, q.options, q.value, q.answer, q.think) for q in drawn(name) if q.form == form]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_answers_are_what_the_record_says(name):
+    """Guards against: an answer that its own scene contradicts, and a wording that means something else than its
+    sisters."""
+    readings = []
+    for item in drawn(name):
+        reading = read_question(item.stem)
+        assert reading.task == name
+        assert count_again(reading, item.scenes) == item.value, item
+        readings.append(reading.wording)
+    assert set(readings) == {number for number, row in enumerate(WORDINGS) if row[0] == name}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_traces_are_true_step_by_step(name):
+    """Guards against: reasoning that skips a step or makes one twice, reads what is not there, reckons wrongly, or ends
+    on another answer; and a number of steps that is not the level's."""
+    for item in drawn(name):
+        least, most = level_for(item.see, item.think).terms
+        assert least + BEYOND[name][0] <= len(order_of(item, body_of(item))) <= most + BEYOND[name][1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_orders_of_steps_occur(name):
+    """Guards against: one and the same path for every rollout to take, and orders that training never shows."""
+    item = min(
+        drawn(name), key=lambda item: (len(order_of(item, body_of(item))) < 3, len(order_of(item, body_of(item))))
+    )
+    every = tuple(permutations(sorted(order_of(item, body_of(item)))))
+    rng, count = np.random.default_rng(0), 50 * len(every)
+    orders = Counter(order_of(item, ALL_TASKS[name].draw_trace(rng, item.scenes, item.about)) for _ in range(count))
+    assert len(every) in (6, 24)
+    assert_even(orders, every, count)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_answers_are_even_and_possible(name):
+    """Guards against: an answer that is likelier than others at its level, and one that no scene has."""
+    task, groups = ALL_TASKS[name], {}
+    rng = rng_for("garden2:dev", 8001, NAMES.index(name))
+    for think in range(1, 6):
+        level = level_for(1, think)
+        for _ in range(400):
+            about = task.draw_subject(rng)
+            groups.setdefault((think, tuple(task.answers(level, about))), []).append(about)
+    for (think, answers), abouts in groups.items():
+        level = level_for(1, think)
+        assert len(set(answers)) == len(answers) > 1 and set(answers) <= set(task.values)
+        told = Counter(task.draw_answer(rng, level, abouts[n % len(abouts)]) for n in range(50 * len(answers)))
+        assert_even(told, answers, told.total())
+        for answer, about in zip(answers, rng.permutation(len(abouts))):
+            about = abouts[about]
+            scenes = task.compose(rng, level, 448, 392, about, answer, Extras())
+            assert task.solve(scenes, about) == answer
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_do_not_stand_out(name):
+    """Guards against: options without, or with twice, the right one, and a right one that is mostly the least, the
+    greatest or one in the middle, or that stands at one letter more often than at another."""
+    rows = asked(name, "choice")
+    for count in {len(row.options) for row in rows}:
+        own = [row for row in rows if len(row.options) == count]
+        assert all(len(set(row.options)) == count and row.options.count(row.value) == 1 for row in own)
+        assert_even(Counter(row.answer for row in own), LETTERS[:count], len(own))
+        ranked = [row for row in own if row.value.isdigit()]
+        ranks = Counter(sorted(map(int, row.options)).index(int(row.value)) for row in ranked)
+        assert not ranked or assert_even(ranks, tuple(range(count)), len(ranked)) is None
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", NAMES)
+def test_questions_do_not_tell_their_answers(name, form):
+    """Guards against: a wording, a subject or a set of options that goes with an answer, so that a model scores
+    without looking. One half of the questions is learnt from, the other half tested."""
+    rows = asked(name, form)
+    assert_blind_readers_fail(rows[::2], rows[1::2])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_question_is_drawn_again(name):
+    """Guards against: a global generator, or the order of a set, in scene, question or trace."""
+    assert all(draw(name, index) == item for index, item in enumerate(drawn(name)[:20]))
