@@ -51,7 +51,8 @@ class Sheet(NamedTuple):
 def _as_sheet(look: str, texts: dict[tuple[int, int], str], kinds: dict[tuple[int, int], str], bars: dict[int, int]):
     """A sheet, from what stands at which row and column."""
     if look == "sign":
-        return Sheet(look, {}, {}, {}, {row: text for (row, _), text in texts.items()})
+        numbers = {row: int(text) for (row, column), text in texts.items() if not column}
+        return Sheet(look, {}, {}, {}, {numbers[row]: text for (row, column), text in texts.items() if column})
     named = {place: name for place, name in (texts | kinds).items() if 0 in place and any(place)}
     beside = {row: name for (row, column), name in named.items() if not column}
     above = {column: name for (row, column), name in named.items() if not row}
@@ -83,7 +84,8 @@ def sheet_of_labels(labels: np.ndarray) -> Sheet:
             assert bars.setdefault(label["from_left"], label["height"]) == label["height"]
     # A mark of a chart's scale has neither row nor column.
     texts = {place: "".join(text for _, text in sorted(found.items())) for place, found in glyphs.items() if any(place)}
-    looks = (bool(bars), any(not row for row, _ in texts), any(not column for _, column in {**texts, **kinds}))
+    numbered = {text for (_, column), text in texts.items() if not column}
+    looks = (bool(bars), any(not row for row, _ in texts), bool(kinds) or not any(map(str.isdigit, numbered)))
     return _as_sheet(("chart", "table", "list", "sign")[(*looks, True).index(True)], texts, kinds, bars)
 
 
