@@ -28,7 +28,8 @@ class Cell:
     Attributes:
         text: of `SYMBOLS`.
         row: number of its row among those that hold values, from 1; 0 in a heading, and beside or below a chart.
-        column: the same for its column; 0 for the name of a row. Of a bar's name, the bar's number.
+        column: the same for its column; 0 for the name of a row, or the number of a word. Of a bar's name, the bar's
+            number.
         x: of the text's middle, in pixels.
         y: of the text's middle, in pixels.
         pitch: from one glyph's middle to the next one's, in pixels.

@@ -165,7 +165,7 @@ def _table_width(num_columns: int) -> int:
 
 
 def set_sign(rng: np.random.Generator, level: Level, width: int, height: int, words: Sequence[str]) -> Scene:
-    """Lay out words, one a line, with a box around each letter.
+    """Lay out numbered words, one a line, with a box around each letter.
 
     Args:
         rng: the item's generator.
@@ -174,13 +174,14 @@ def set_sign(rng: np.random.Generator, level: Level, width: int, height: int, wo
         height: of the scene in pixels.
         words: from the top, of `SYMBOLS`.
     """
-    longest = max(map(len, words))
-    grid = _draw_grid(rng, level, len(words), longest, width // TOKEN, height)
+    grid = _draw_grid(rng, level, len(words), 2 + max(map(len, words)), width // TOKEN, height)
     capital = min(_draw_capital(rng, level, grid.pitch), _WORD_CAPITAL)
     cells, bands = [], []
     half = min(17.0, grid.pitch / 2 - 2)
     for row, word in enumerate(words, start=1):
-        left, y = grid.left[grid.block(row)] * TOKEN, grid.y(row)
+        border, y = grid.left[grid.block(row)] + 1, grid.y(row)
+        cells.append(_number(row, row, 0, border, y, capital))
+        left = (border + 1) * TOKEN
         right = left + len(word) * TOKEN
         cells.append(Cell(word, row, 1, (left + right) / 2, y, TOKEN, capital))
         bands += [Band(left, y + side * half - 0.5, right, y + side * half + 0.5, 0.4) for side in (-1, 1)]

@@ -25,7 +25,7 @@ class Cell(PageTask):
         if series is None:
             return ()
         look, heading, entries = series
-        names = draw_names(rng, look, heading, 1, entries)
+        names = draw_names(rng, look, heading, 1, entries, total=level.terms[0] + 1)
         return (look, heading, names) if names else ()
 
     def answers(self, level, about):

@@ -110,7 +110,12 @@ def draw_letters(rng: np.random.Generator, count: int, besides: Sequence[str | N
 
 
 def draw_names(
-    rng: np.random.Generator, look: str, heading: str | None, count: int, entries: Sequence[Entry] = ()
+    rng: np.random.Generator,
+    look: str,
+    heading: str | None,
+    count: int,
+    entries: Sequence[Entry] = (),
+    total: int = 0,
 ) -> tuple[str, ...]:
     """Draw different names of values: letters or kinds of animals.
 
@@ -120,6 +125,7 @@ def draw_names(
         heading: of the column, which names no row.
         count: how many.
         entries: of the page, when there is one; only names that occur once are drawn.
+        total: number of values that the page has at least; a chart has each kind once.
 
     Returns:
         The names; () when the page has too few.
@@ -128,7 +134,8 @@ def draw_names(
         names = [entry.name for entry in entries]
         single = [name for name in names if names.count(name) == 1]
         return tuple(str(n) for n in rng.choice(single, size=count, replace=False)) if len(single) >= count else ()
-    if look != "table" and count <= 3 and rng.random() < 0.5:
+    has_room = look == "list" or (look == "chart" and total <= len(KINDS))
+    if has_room and count <= 3 and rng.random() < 0.5:
         return tuple(str(kind) for kind in rng.choice(KINDS, size=count, replace=False))
     return tuple(draw_letters(rng, count, [heading]))
 

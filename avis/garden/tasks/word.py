@@ -24,7 +24,7 @@ class Word(Read):
 
     def solve(self, scenes, about):
         page = scenes[0].page
-        words = {cell.row: cell.text for cell in page.cells} if page and page.look == "sign" else {}
+        words = {cell.row: cell.text for cell in page.cells if cell.column} if page and page.look == "sign" else {}
         return words.get(about[0])
 
     def wordings(self, about):
