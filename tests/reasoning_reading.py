@@ -5,7 +5,7 @@ scene's record without the tasks' code, and traces are replayed step by step.
 import re
 from typing import NamedTuple
 
-from avis.garden.scenes import Animal, Scene
+from avis.garden.scenes import Animal, Scene, video_times
 
 KIND = r"(rabbit|bear|cat|duck)"
 WORN = r"(glasses|a hat|a scarf|nothing)"
@@ -14,6 +14,9 @@ THIRD = "(second|third) (cheapest|dearest) animal"
 RULE = "Each tag gives the place, from the left, of the next animal\\."
 START = "the (leftmost|rightmost) animal"
 PLACE = f"What is the place of the first {KIND} that you reach\\?"
+BACK = {"left": "right", "right": "left", "up": "down", "down": "up"}
+MOVE = "(left|right|up|down)"
+CROSSING = "the animals that cross the picture(?: from (left to right|right to left))?"
 # How conditions are joined, and whom such a question asks for.
 JOINS = {
     "kind, not worn": f"{KIND}s that do not wear {WORN}",
@@ -71,6 +74,16 @@ WORDINGS: tuple[tuple[str, str, str], ...] = (
             "filter", how, f"How many {who} are there\\?", f"Count all {who}\\.", f"What is the number of {who}\\?"
         )
     ),
+    *rows("all_hops", "", f"How many hops do {GROUP} make in all\\?", f"Count the hops of {GROUP}\\."),
+    *rows("all_hops", "", f"How often do {GROUP} hop, taken together\\?"),
+    *rows(
+        *("displacement", ""),
+        f"The {KIND} takes equal steps\\. How many steps further (?:to the )?{MOVE} is it at the end\\?",
+        f"Count the steps of the {KIND}: how many more go {MOVE} than (?:left|right|up|down)\\?",
+        f"By how many of its steps has the {KIND} moved (?:to the )?{MOVE} in all\\?",
+    ),
+    *rows("fares", "", f"Each tag is a fare\\. What do {CROSSING} pay together\\?"),
+    *rows("fares", "", f"What is the total of the tags of {CROSSING}\\?", f"Add up the fares of {CROSSING}\\."),
 )
 COMPILED = tuple((task, how, re.compile(wording)) for task, how, wording in WORDINGS)
 
@@ -144,6 +157,55 @@ def way_of(reading: Reading, scene: Scene) -> list[int]:
     return way
 
 
+def hops_of(reading: Reading, scene: Scene) -> list[tuple[int, int]]:
+    """The hops of a group, as (place from the left, time step): the animal is on the ground in the step's first frame,
+    in the air in its second one, and on the ground in the next step's first frame."""
+    times, found = video_times(scene.seconds), []
+    group = [one for one in from_left(scene).items() if is_meant(one[1], *reading.subjects)]
+    for rank, animal in group:
+        lifts = [animal.at(second).lift / animal.size for second in times] + [animal.at(scene.seconds).lift]
+        assert not any(lifts[::2]) and all(lift == 0 or lift > 0.2 for lift in lifts), "a hop that hardly shows"
+        found += [(rank, step) for step, lift in enumerate(lifts[1::2], start=1) if lift]
+    assert len(found) == sum(len(animal.hops) for _, animal in group) and len(group) > 1
+    return found
+
+
+def moves_of(scene: Scene, animal: Animal) -> dict[int, str]:
+    """The moves that are seen of an animal, by time step: all of one length, straight, between a step's two frames."""
+    times, found, strides = video_times(scene.seconds), {}, []
+    places = [(animal.at(second).x, animal.at(second).y) for second in times]
+    for step, ((x, y), (later_x, later_y)) in enumerate(zip(places[::2], places[1::2], strict=True), start=1):
+        dx, dy = later_x - x, later_y - y
+        if dx or dy:
+            found[step] = ("left" if dx < 0 else "right") if dx else ("up" if dy < 0 else "down")
+            assert not (dx and dy)
+            strides.append(abs(dx + dy))
+    assert places[1:-1:2] == places[2::2], "it moves between steps, too"
+    assert max(strides) < 1.001 * min(strides) and min(strides) > 8, "steps that cannot be told"
+    return found
+
+
+def crossing(reading: Reading, scene: Scene) -> dict[int, Animal]:
+    """Those that cross the image (in the direction asked for), by the time step at which they stand in it."""
+    found = {}
+    times = video_times(scene.seconds)
+    for animal in scene.animals:
+        xs = [animal.at(second).x for second in (0.0, *times, scene.seconds)]
+        half = 0.375 * animal.size
+        assert not -half < xs[0] < scene.width + half and not -half < xs[-1] < scene.width + half, "somebody stays"
+        way = " to ".join("left" if x < 0 else "right" for x in (xs[0], xs[-1]))
+        stands = [
+            n for n in range(1, len(times) // 2 + 1) if xs[2 * n - 1] == xs[2 * n] and 0 < xs[2 * n] < scene.width
+        ]
+        assert len(stands) == 1, "it does not stand still for one step"
+        x = animal.at(times[2 * stands[0] - 1]).x
+        assert half < x < scene.width - half and 0.5 * animal.size <= animal.y <= scene.height - 0.5 * animal.size
+        if way in ((reading.subjects[0],) if reading.subjects[0] else ("left to right", "right to left")):
+            assert stands[0] not in found
+            found[stands[0]] = animal
+    return found
+
+
 def count_again(reading: Reading, scenes: tuple[Scene, ...]) -> str:
     """The answer to a question, from its words and the scenes' record alone."""
     scene, (task, how, subjects, _) = scenes[0], reading
@@ -169,6 +231,14 @@ def count_again(reading: Reading, scenes: tuple[Scene, ...]) -> str:
     if task == "filter":
         assert not subjects[-1].isdigit() or prices[0] > 0
         return str(sum(meets(how, animal, subjects) for animal in scene.animals))
+    if task == "all_hops":
+        return str(len(hops_of(reading, scene)))
+    if task == "displacement":
+        (animal,) = [animal for animal in scene.animals if animal.kind == subjects[0]]
+        moves = list(moves_of(scene, animal).values())
+        return str(moves.count(subjects[1]) - moves.count(BACK[subjects[1]]))
+    if task == "fares":
+        return str(sum(animal.price for animal in crossing(reading, scene).values()))
     raise AssertionError(task)
 
 
@@ -241,6 +311,23 @@ def replay(reading: Reading, scenes: tuple[Scene, ...], trace: str, value: str) 
         assert value == str(way[-1][0])
     elif task == "filter":
         return replay_filter(reading, animals, trace, value)
+    elif task == "fares":
+        steps, animals = steps_of(trace, 3), crossing(reading, scene)
+        assert str(replay_sum(steps, animals)) == value
+        needed = sorted(animals)
+    elif task == "all_hops":
+        steps = steps_of(trace, 3)
+        assert [running for *_, running in steps] == list(range(1, int(value) + 1))
+        assert sorted((rank, step) for rank, step, _ in steps) == hops_of(reading, scene)
+        return tuple((rank, step) for rank, step, _ in steps)
+    elif task == "displacement":
+        (animal,) = [animal for animal in scene.animals if animal.kind == subjects[0]]
+        steps, moves, counts = steps_of(trace, 4), moves_of(scene, animal), [0, 0]
+        for step, move, *running in steps:
+            counts = [counts[0] + (move == subjects[1]), counts[1] + (move == BACK[subjects[1]])]
+            assert moves[step] == move and running == counts
+        assert value == str(counts[0] - counts[1]) and sorted(step for step, *_ in steps) == sorted(moves)
+        return tuple(step for step, *_ in steps)
     assert all(animals[rank].price == price for rank, price, *_ in steps)
     assert sorted(rank for rank, *_ in steps) == needed
     return tuple(rank for rank, *_ in steps)

@@ -170,7 +170,8 @@ def make_item(
     among = chosen.answers(level, about)
     answer = chosen.draw_answer(rng, level, about)
     scenes = chosen.compose(rng, level, columns * TOKEN, rows * TOKEN, about, answer, extras)
-    return _ask(rng, chosen, level, scenes, about, form, among, chosen.near_answers(scenes, about))
+    near = chosen.near_answers(scenes, about) if form == "choice" else []
+    return _ask(rng, chosen, level, scenes, about, form, among, near)
 
 
 def ask(rng: np.random.Generator, item: Item, task: str, form: str) -> Item | None:

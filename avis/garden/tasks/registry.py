@@ -5,6 +5,7 @@ The first garden's tuples are what the shipped model was trained on and stay as 
 
 from avis.garden.tasks.above import Above
 from avis.garden.tasks.afford import Afford
+from avis.garden.tasks.all_hops import AllHops
 from avis.garden.tasks.appear import Appear
 from avis.garden.tasks.attribute import Attribute
 from avis.garden.tasks.bar import Bar
@@ -17,7 +18,9 @@ from avis.garden.tasks.compare import Compare
 from avis.garden.tasks.count import Count
 from avis.garden.tasks.dearer import Dearer
 from avis.garden.tasks.differ import Differ
+from avis.garden.tasks.displacement import Displacement
 from avis.garden.tasks.exist import Exist
+from avis.garden.tasks.fares import Fares
 from avis.garden.tasks.filter import Filter
 from avis.garden.tasks.follow import Follow
 from avis.garden.tasks.gap import Gap
@@ -44,7 +47,7 @@ TASKS: dict[str, Task] = {task.name: task for task in IMAGE_TASKS + PAIR_TASKS +
 
 # The second garden has all of these, and the following.
 NEW_IMAGE_TASKS: tuple[Task, ...] = (Total(), Change(), Dearer(), Afford(), Third(), Follow(), Filter())
-NEW_VIDEO_TASKS: tuple[Task, ...] = ()
+NEW_VIDEO_TASKS: tuple[Task, ...] = (AllHops(), Displacement(), Fares())
 PAGE_TASKS: tuple[Task, ...] = (
     *(Cell(), Word(), Sum(), Gap(), Ranked(), Above(), Order()),
     *(Bar(), Bars(), Taller()),
