@@ -106,9 +106,9 @@ def test_tasks_axes_and_forms_are_balanced_and_independent(name):
         count = size // 5 if medium == "video" else 4 * size // 5 // (4 if name == "calibration" else 1)
         for part in (count // 4, count):
             turns = [turn_of(number, len(tasks)) for number in range(part)]
-            for place in range(4):
-                seen = Counter(turn[place] for turn in turns)
-                assert max(seen.values()) - min(seen.values()) <= 0.2 * part / len(seen) + 5, (place, seen)
+            for part_of_turn in range(4):
+                seen = Counter(turn[part_of_turn] for turn in turns)
+                assert max(seen.values()) - min(seen.values()) <= 0.2 * part / len(seen) + 5, (part_of_turn, seen)
             # Of two axes every pair occurs about as often as its parts do.
             for one, other, kinds in ((1, 2, 25), (1, 3, 10), (2, 3, 10), (0, 1, 5 * len(tasks))):
                 pairs = Counter((turn[one], turn[other]) for turn in turns)
@@ -254,8 +254,8 @@ def height_of_digit(scene, animal) -> int:
 
 
 def test_tags_can_be_read_where_it_is_easy_to_see():
-    """Guards against: digits much smaller than 24 pixels at see 1 to 3, with few animals and many; a tag that hides what
-    an animal wears; and a tag without a label of its own."""
+    """Guards against: digits much smaller than 24 pixels at see 1 to 3, with few animals and many; a tag that hides
+    what an animal wears; and a tag without a label of its own."""
     for see in (1, 2, 3):
         for think in (1, 5):
             item = make_item(rng_for(split("dev"), 8300, see, think), "total", level_for(see, think), extras=Extras())
