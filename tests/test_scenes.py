@@ -132,7 +132,7 @@ def test_every_animal_has_labels_of_its_own():
                     animal = right_of_way(scene, "left")[from_left - 1]
                     assert top[from_top - 1] is animal
                     assert (KINDS[kind - 1], WEARS[wears - 1]) == (animal.kind, animal.wears)
-                    assert rest == [0, 0, 0, *centre_label(animal.x, animal.y), 0]
+                    assert rest == [0, 0, 0, *centre_label(animal.x, animal.y), 0, 0]
                     assert_label_is_near(scene, animal, row, column)
                     seen.add(from_left)
                     assert price in (0, animal.price)
@@ -158,9 +158,9 @@ def test_letters_of_signs_are_labelled_in_place():
         left = sign.x - len(sign.text) * sign.pitch / 2
         seen = {}
         for row, column in zip(*labels[..., 6].nonzero(), strict=True):
-            *animal, letter, place_on_sign, at_column, at_row, step = labels[row, column].tolist()
+            *animal, letter, place_on_sign, at_column, at_row, step, height = labels[row, column].tolist()
             assert not any(animal) and SYMBOLS[letter - 1] == sign.text[place_on_sign - 1]
-            assert (at_column, at_row, step) == (column + 1, row + 1, 0)
+            assert (at_column, at_row, step, height) == (column + 1, row + 1, 0, 0)
             middle = left + (place_on_sign - 0.5) * sign.pitch
             assert abs((column + 0.5) * TOKEN - middle) <= TOKEN / 2 + 1e-6
             assert abs((row + 0.5) * TOKEN - sign.y) <= TOKEN / 2 + 1e-6
@@ -196,7 +196,7 @@ def test_labels_of_videos_follow_the_animals():
                         seen.append((x, y, KINDS.index(animal.kind) + 1, WEARS.index(after.wears) + 1, move, animal))
                 by_x, by_y = sorted(s[0] for s in seen), sorted(s[1] for s in seen)
                 expected = {
-                    (k, w, by_x.index(x) + 1, by_y.index(y) + 1, 0, m, 0, 0, *centre_label(x, y), step): (x, y, a)
+                    (k, w, by_x.index(x) + 1, by_y.index(y) + 1, 0, m, 0, 0, *centre_label(x, y), step, 0): (x, y, a)
                     for x, y, k, w, m, a in seen
                 }
                 for row, column in zip(*labels[step - 1, ..., 0].nonzero(), strict=True):

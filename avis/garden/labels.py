@@ -3,13 +3,14 @@
 They are the targets of the vision encoder's first training, and stand in for its features where the language model is
 trained without images::
 
-    labels = dense_labels(item_for("dev", 7).scenes[0])      # (steps, rows, columns, 11)
+    labels = dense_labels(item_for("dev", 7).scenes[0])      # (steps, rows, columns, 12)
 """
 
 from dataclasses import replace
 
 import numpy as np
 
+from avis.garden.pages import MAX_BAR, label_page
 from avis.garden.scenes import (
     KINDS,
     MAX_ANIMALS,
@@ -18,11 +19,11 @@ from avis.garden.scenes import (
     MAX_SIGN,
     MAX_STEPS,
     SYMBOLS,
-    TAG_Y,
     TOKEN,
     WEARS,
     Animal,
     Scene,
+    token_at,
     video_times,
 )
 
@@ -39,6 +40,7 @@ _CLASSES = {
     "column": MAX_SIDE + 1,
     "row": MAX_SIDE + 1,
     "step": MAX_STEPS + 1,
+    "height": MAX_BAR + 1,
 }
 LABEL_NAMES, LABEL_CLASSES = tuple(_CLASSES), tuple(_CLASSES.values())
 _AT = {name: number for number, name in enumerate(LABEL_NAMES)}
@@ -49,11 +51,12 @@ def dense_labels(scene: Scene) -> np.ndarray:
     """Return what lies under each merged visual token.
 
     Returns:
-        (steps, height // 28, width // 28, 11) int64 in the order of `LABEL_NAMES`; steps is 1 for an image, and one for
+        (steps, height // 28, width // 28, 12) int64 in the order of `LABEL_NAMES`; steps is 1 for an image, and one for
         every two frames of a video. All are 0 where the token's centre lies on nothing. Else they are 1-based kind,
         wear, place from the left and from the top among the animals in view, the price (on the tag alone), the 1-based
         direction of motion, the 1-based letter (of `SYMBOLS`) and place on a sign, the 1-based column and row of the
-        thing's centre in merged tokens, and the 1-based step of a video.
+        thing's centre in merged tokens, the 1-based step of a video, and the height of a bar. What the labels of
+        a page are: `pages.label_page`.
     """
     if not scene.seconds:
         return _labels_of_step(scene, scene)[None]
@@ -70,6 +73,9 @@ def _labels_of_step(first: Scene, last: Scene) -> np.ndarray:
     labels: np.ndarray = np.zeros((rows, columns, len(LABEL_NAMES)), dtype=np.int64)
     if first.hidden:
         return labels
+    if first.page:
+        label_page(first, {name: labels[..., number] for name, number in _AT.items()})
+        return labels
     y = (np.arange(rows) + 0.5)[:, None] * TOKEN
     x = (np.arange(columns) + 0.5)[None, :] * TOKEN
     nearest = np.full((rows, columns), np.inf)
@@ -84,17 +90,17 @@ def _labels_of_step(first: Scene, last: Scene) -> np.ndarray:
         inside[row, column] |= distance[row, column] < nearest[row, column]
         shows_tag = np.zeros_like(inside)
         if animal.price:
-            tag_y = animal.y + TAG_Y * animal.size
-            at = token_at(first, animal.x, tag_y)
+            tag_x, tag_y, side = animal.tag_box
+            at = token_at(first, tag_x, tag_y)
             inside[at] |= distance[at] < nearest[at]
-            reach = animal.tag * animal.size / 2 + _TAG_MARGIN
-            shows_tag = inside & (np.abs(x - animal.x) < reach) & (np.abs(y - tag_y) < reach)
+            reach = side / 2 + _TAG_MARGIN
+            shows_tag = inside & (np.abs(x - tag_x) < reach) & (np.abs(y - tag_y) < reach)
             shows_tag[at] = inside[at]
         nearest[inside] = distance[inside]
         kind, wears = KINDS.index(animal.kind) + 1, WEARS.index(animal.wears) + 1
         labels[inside] = (
             *(kind, wears, left[id(animal)], top[id(animal)], 0, move, 0, 0),
-            *(column + 1, row + 1, 0),
+            *(column + 1, row + 1, 0, 0),
         )
         labels[shows_tag, _AT["price"]] = animal.price
     if first.sign:
@@ -103,15 +109,9 @@ def _labels_of_step(first: Scene, last: Scene) -> np.ndarray:
             row, column = token_at(first, sign.letter_x(number), sign.y)
             labels[row, column] = (
                 *(0, 0, 0, 0, 0, 0, SYMBOLS.index(letter) + 1, number + 1),
-                *(column + 1, row + 1, 0),
+                *(column + 1, row + 1, 0, 0),
             )
     return labels
-
-
-def token_at(scene: Scene, x: float, y: float) -> tuple[int, int]:
-    """Return row and column of the merged token that holds a point, or of the nearest one in the scene."""
-    row, column = int(y // TOKEN), int(x // TOKEN)
-    return min(max(row, 0), scene.height // TOKEN - 1), min(max(column, 0), scene.width // TOKEN - 1)
 
 
 def _animals_in_view(first: Scene, last: Scene) -> list[tuple[Animal, int]]:

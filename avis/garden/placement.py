@@ -183,6 +183,6 @@ def _place_props(
 def hide(rng: np.random.Generator, scene: Scene) -> Scene:
     """Return the scene with everything that matters out of sight: behind bushes, or too far to be seen.
 
-    In a video it is always far: bushes that move would show what moves behind them.
+    In a video it is always far: bushes that move would show what moves behind them. A page is empty then.
     """
-    return replace(scene, hidden="far" if scene.seconds else str(rng.choice(("bushes", "far"))))
+    return replace(scene, hidden="far" if scene.seconds or scene.page else str(rng.choice(("bushes", "far"))))

@@ -16,7 +16,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from avis.garden.scenes import TAG_Y, Animal, Prop, Scene, Sign, video_times
+from avis.garden.paper import paint_page
+from avis.garden.scenes import Animal, Prop, Scene, Sign, video_times
 from avis.garden.sprites import GREEN, INK, animal_sprite, prop_sprite
 
 # Colour, strength of the texture, and its scale in pixels.
@@ -64,6 +65,8 @@ def render_frames(scene: Scene, times: Iterable[float] | None = None) -> Iterato
 
 def _paint(scene: Scene, moment: Scene) -> Image.Image:
     """Return the image of `scene` at a moment of it, before light and noise."""
+    if scene.page:
+        return paint_page(scene)
     canvas = _ground(scene)
     back = sorted((prop for prop in scene.props if not prop.front), key=lambda prop: prop.y)
     for prop in back:
@@ -145,8 +148,7 @@ def _paste_shadow(canvas: Image.Image, left: float, bottom: float, width: int, h
 
 def _paste_tag(canvas: Image.Image, animal: Animal) -> None:
     """Paste a paper tag with the animal's price on its lower half."""
-    side = animal.tag * animal.size
-    x, y = animal.x, animal.y + TAG_Y * animal.size
+    x, y, side = animal.tag_box
     draw = ImageDraw.Draw(canvas)
     box = [x - side / 2, y - side / 2, x + side / 2, y + side / 2]
     edge = max(1, round(side / 14))

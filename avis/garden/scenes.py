@@ -14,8 +14,12 @@ two independent axes, seeing (`SEE`) and thinking (`THINK`), which `level_for` c
 """
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from avis.garden.pages import Page
 
 KINDS = ("rabbit", "bear", "cat", "duck")
 WEARS = ("glasses", "hat", "scarf", "nothing")
@@ -29,7 +33,6 @@ SECOND_SPLITS = tuple(SECOND + name for name in (*SPLITS, "test2"))
 MOVES = ("left", "right", "up", "down")
 MAX_ANIMALS, MAX_PRICE, MAX_SIGN = 12, 9, 6
 MAX_SIDE, MAX_STEPS = 32, 10  # merged tokens on a side of a scene, and time steps of a video, that labels tell apart
-TAG_Y = 0.3  # how far below an animal's centre its tag's is, as a share of its height
 TOKEN = 28  # pixels on a side of one merged visual token: 14-pixel patches, merged 2 x 2
 RATE = 2  # frames that the model sees in a second of a video
 FILE_RATE = 12  # frames a second in a video's file
@@ -192,6 +195,11 @@ class Animal:
     lift: float = 0.0
     tag: float = 0.36
 
+    @property
+    def tag_box(self) -> tuple[float, float, float]:
+        """Where its tag is, in pixels: x and y of the centre, and the side; above it a scarf can be seen."""
+        return self.x, self.y + (0.3 + (self.tag - 0.36) / 2) * self.size, self.tag * self.size
+
     def at(self, second: float) -> "Animal":
         """Return the animal as it stands at this second of a video."""
         x, y, wears, lift = self.x, self.y, self.wears, 0.0
@@ -270,6 +278,7 @@ class Scene:
         seconds: length of the video; 0 for an image.
         hidden: "" for a scene that can be seen; "bushes" when everything that matters is wholly behind bushes, "far"
             when it is too small to colour a pixel. No question about a hidden scene can be answered from its pixels.
+        page: what stands on it when it is a page; it then has no animals, and `background` is one of `pages.PAPERS`.
     """
 
     width: int
@@ -283,6 +292,7 @@ class Scene:
     sign: Sign | None = None
     seconds: float = 0.0
     hidden: str = ""
+    page: "Page | None" = None
 
     def at(self, second: float) -> "Scene":
         """Return the scene at this second of the video."""
@@ -311,6 +321,12 @@ def rng_for(split: str, *key: int) -> np.random.Generator:
     if split not in names:
         raise ValueError(f"split must be one of {', '.join(names)}, got {split!r}")
     return np.random.default_rng(np.random.SeedSequence((names.index(split), *key)))
+
+
+def token_at(scene: Scene, x: float, y: float) -> tuple[int, int]:
+    """Return row and column of the merged token that holds a point, or of the nearest one in the scene."""
+    row, column = int(y // TOKEN), int(x // TOKEN)
+    return min(max(row, 0), scene.height // TOKEN - 1), min(max(column, 0), scene.width // TOKEN - 1)
 
 
 def video_times(seconds: float) -> np.ndarray:

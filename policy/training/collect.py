@@ -107,6 +107,8 @@ def draw_rollouts(model, processor, question: Question, prefill: Prefill, seed: 
         "scene": str(label.scene),
         "task": label.task,
         "level": None if label.level is None else str(label.level),
+        "see": None if label.see is None else str(label.see),
+        "think": None if label.think is None else str(label.think),
         "form": label.form,
         "medium": label.medium,
         "answerable": label.answerable,

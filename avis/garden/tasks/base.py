@@ -47,6 +47,16 @@ class Task(ABC):
         """Draw the subject of a question, before there is a scene."""
         return ()
 
+    def draw_subject_at(self, rng: np.random.Generator, level: Level, scenes: tuple[Scene, ...] = ()) -> tuple:
+        """Draw the subject of a question whose size follows the level, before there is a scene or for given scenes.
+
+        Args:
+            rng: the item's generator.
+            level: of difficulty.
+            scenes: those that the question is about; () when they are not drawn yet.
+        """
+        return self.draw_subject(rng)
+
     def answers(self, level: Level, about: tuple) -> Sequence[str]:
         """Return the answers that a question about this subject can have at a level, each as likely as the others."""
         return self.values
@@ -74,6 +84,10 @@ class Task(ABC):
     @abstractmethod
     def solve(self, scenes: tuple[Scene, ...], about: tuple) -> str | None:
         """Return the answer, read from the scenes' record; None when the question does not fit them."""
+
+    def fits_level(self, level: Level, scenes: tuple[Scene, ...], about: tuple) -> bool:
+        """Return whether a question that fits the scenes has as many reasoning steps as the level says."""
+        return True
 
     @abstractmethod
     def wordings(self, about: tuple) -> list[str]:

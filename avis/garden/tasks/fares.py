@@ -5,7 +5,7 @@ from dataclasses import replace
 from avis.garden.placement import cast, draw_between
 from avis.garden.scenes import MAX_PRICE, MAX_STEPS, TONES, Animal
 from avis.garden.tasks.steps import OrderedTask, draw_num_terms, draw_terms, near_totals, totals_at
-from avis.garden.tasks.videos import SPAN, as_video, place_for_video, seen_places, step_times
+from avis.garden.tasks.videos import SECOND_SPAN, as_video, place_for_video, seen_places, step_times
 
 LANES = 3  # animals that are in view at once walk in lanes of their own
 MOST = MAX_STEPS - 2  # of them: each stands in view for one time step, and comes and goes in the ones beside it
@@ -38,7 +38,7 @@ class Fares(OrderedTask):
         crossings = [self._draw_crossing(rng, about[0], number < count) for number in range(count + others)]
         animals = []
         for step, number in enumerate(rng.permutation(count + others), start=1):
-            size = min(SPAN * draw_between(rng, level.size), 0.95 * height / LANES)
+            size = min(SECOND_SPAN * draw_between(rng, level.size), 0.95 * height / LANES)
             room = (height / LANES - size) / 2
             y = (step % LANES + 0.5) * height / LANES + draw_between(rng, (-room, room))
             animal = self._draw_animal(rng, level, size, fares[number], y)

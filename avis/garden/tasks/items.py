@@ -166,7 +166,7 @@ def make_item(
     columns, rows = size or sizes[int(rng.integers(len(sizes)))]
     if extras is None:
         extras = Extras(bool(rng.random() < 0.4), bool(rng.random() < 0.35))
-    about = chosen.draw_subject(rng)
+    about = chosen.draw_subject_at(rng, level)
     among = chosen.answers(level, about)
     answer = chosen.draw_answer(rng, level, about)
     scenes = chosen.compose(rng, level, columns * TOKEN, rows * TOKEN, about, answer, extras)
@@ -189,23 +189,26 @@ def ask(rng: np.random.Generator, item: Item, task: str, form: str) -> Item | No
     Returns:
         An item; None when no question of this task fits the scenes.
     """
-    chosen = ALL_TASKS[task]
+    chosen, level = ALL_TASKS[task], level_of(item)
     shape: list[bool] | None = None
     fitting: dict[str, list[tuple]] = {}
     for _ in range(12):
-        about = chosen.draw_subject(rng)
+        about = chosen.draw_subject_at(rng, level, item.scenes)
         value = chosen.solve(item.scenes, about)
+        possible = chosen.answers(level, about)
         if shape is None:
             shape = [part is None for part in about]
         is_new = about != item.about or (item.see > 0 and task != item.task)
-        if value is not None and is_new and shape == [part is None for part in about]:
+        if value is None or (possible and value not in possible) or not chosen.fits_level(level, item.scenes, about):
+            continue
+        if is_new and shape == [part is None for part in about]:
             fitting.setdefault(value, []).append(about)
-    if not fitting or (form == "choice" and chosen.values and len(fitting) == 1):
+    if not fitting or (form == "choice" and possible and len(fitting) == 1):
         return None
     answers = sorted(fitting)
     abouts = fitting[answers[int(rng.integers(len(answers)))]]
     about = abouts[int(rng.integers(len(abouts)))]
-    return _ask(rng, chosen, level_of(item), item.scenes, about, form, answers)
+    return _ask(rng, chosen, level, item.scenes, about, form, answers)
 
 
 def level_of(item: Item) -> Level:

@@ -3,11 +3,15 @@
 The first garden's tuples are what the shipped model was trained on and stay as they are.
 """
 
+from avis.garden.tasks.above import Above
 from avis.garden.tasks.afford import Afford
 from avis.garden.tasks.all_hops import AllHops
 from avis.garden.tasks.appear import Appear
 from avis.garden.tasks.attribute import Attribute
+from avis.garden.tasks.bar import Bar
+from avis.garden.tasks.bars import Bars
 from avis.garden.tasks.base import Task
+from avis.garden.tasks.cell import Cell
 from avis.garden.tasks.change import Change
 from avis.garden.tasks.changed import Changed
 from avis.garden.tasks.compare import Compare
@@ -19,16 +23,22 @@ from avis.garden.tasks.exist import Exist
 from avis.garden.tasks.fares import Fares
 from avis.garden.tasks.filter import Filter
 from avis.garden.tasks.follow import Follow
+from avis.garden.tasks.gap import Gap
 from avis.garden.tasks.hops import Hops
 from avis.garden.tasks.more import More
 from avis.garden.tasks.motion import Motion
 from avis.garden.tasks.odd import Odd
+from avis.garden.tasks.order import Order
 from avis.garden.tasks.passed import Passed
 from avis.garden.tasks.price import Price
+from avis.garden.tasks.ranked import Ranked
 from avis.garden.tasks.read import Read
 from avis.garden.tasks.relation import Relation
+from avis.garden.tasks.sum import Sum
+from avis.garden.tasks.taller import Taller
 from avis.garden.tasks.third import Third
 from avis.garden.tasks.total import Total
+from avis.garden.tasks.word import Word
 
 IMAGE_TASKS: tuple[Task, ...] = (Count(), Exist(), Attribute(), Compare(), Relation(), Odd(), Read(), Price())
 PAIR_TASKS: tuple[Task, ...] = (More(), Differ())
@@ -36,9 +46,12 @@ VIDEO_TASKS: tuple[Task, ...] = (Motion(), Hops(), Appear(), Passed(), Changed()
 TASKS: dict[str, Task] = {task.name: task for task in IMAGE_TASKS + PAIR_TASKS + VIDEO_TASKS}
 
 # The second garden has all of these, and the following.
-NEW_IMAGE_TASKS: tuple[Task, ...] = (*(Total(), Change(), Dearer(), Afford(), Third(), Follow(), Filter()),)
+NEW_IMAGE_TASKS: tuple[Task, ...] = (Total(), Change(), Dearer(), Afford(), Third(), Follow(), Filter())
 NEW_VIDEO_TASKS: tuple[Task, ...] = (AllHops(), Displacement(), Fares())
-PAGE_TASKS: tuple[Task, ...] = ()
+PAGE_TASKS: tuple[Task, ...] = (
+    *(Cell(), Word(), Sum(), Gap(), Ranked(), Above(), Order()),
+    *(Bar(), Bars(), Taller()),
+)
 SECOND_TASKS: dict[str, tuple[Task, ...]] = {
     "image": IMAGE_TASKS + NEW_IMAGE_TASKS + PAGE_TASKS,
     "images": PAIR_TASKS,

@@ -86,7 +86,7 @@ def _group(rng: np.random.Generator, first: Item, forms: list[str]) -> list[Item
     """Return an item with others about its image, of other tasks as far as possible: one of each form in `forms`."""
     group, tasks = [first], companions(first.task)
     others = [tasks[i].name for i in rng.permutation(len(tasks)) if tasks[i].name != first.task]
-    for name in [*others, *others, first.task]:
+    for name in [*others, *others, *[first.task] * len(forms)]:
         if len(group) == len(forms):
             break
         other = ask(rng, first, name, forms[len(group)])

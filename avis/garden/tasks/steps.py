@@ -29,6 +29,10 @@ class OrderedTask(Task):
         steps = self.steps(scenes, about)
         return self.write(scenes, about, [steps[i] for i in rng.permutation(len(steps))])
 
+    def fits_level(self, level: Level, scenes: tuple[Scene, ...], about: tuple) -> bool:
+        """Return whether the steps are about as many as the level's terms; some tasks have up to three more."""
+        return not level.think or level.terms[0] <= len(self.steps(scenes, about)) <= level.terms[1] + 3
+
     def traces(self, scenes: tuple[Scene, ...], about: tuple) -> list[str]:
         """Return the traces in reading order and back: two of many."""
         steps = self.steps(scenes, about)

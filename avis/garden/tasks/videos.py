@@ -8,13 +8,14 @@ from avis.garden.placement import place
 from avis.garden.scenes import Animal, Level, Scene, video_times
 
 SPAN = 0.72  # frames are about half as wide as images
+SECOND_SPAN = 0.95  # the second garden's are larger, and tags have to be read on them
 
 
 def place_for_video(
     rng: np.random.Generator, level: Level, width: int, height: int, pairs: list[tuple[str, str]]
 ) -> Scene:
     """Place animals in a scene for a video, with nothing before them: motion would show behind it anyway."""
-    scene = place(rng, level, width, height, pairs, span=SPAN)
+    scene = place(rng, level, width, height, pairs, span=SECOND_SPAN if level.see else SPAN)
     return replace(scene, props=tuple(prop for prop in scene.props if not prop.front))
 
 
