@@ -6,7 +6,7 @@ from avis.garden.placement import draw_between
 from avis.garden.scenes import KINDS, MAX_ANIMALS, WEARS
 from avis.garden.tasks.base import draw_pairs, matches
 from avis.garden.tasks.steps import OrderedTask, describe_group, draw_group, ranked
-from avis.garden.tasks.videos import SPAN, as_video, place_for_video, step_times
+from avis.garden.tasks.videos import SECOND_SPAN, as_video, place_for_video, step_times
 
 AIRTIME = (0.65, 0.85)  # seconds: a hop begins and ends within one time step, whose second frame shows it
 GAP = 0.02  # seconds on the ground, at least, at both ends of a step
@@ -32,7 +32,7 @@ class AllHops(OrderedTask):
         others = 0 if about == (None, None) else int(rng.integers(1, 3))
         pairs = draw_pairs(rng, kind, wears, count, count + others)
         # Nobody hops out of the image.
-        drop = round(0.45 * SPAN * level.size[1])
+        drop = round(0.45 * SECOND_SPAN * level.size[1])
         scene = as_video(place_for_video(rng, level, width, height - drop, pairs), float(rng.integers(5, 9)))
         props = tuple(replace(prop, y=prop.y + drop) for prop in scene.props)
         animals = [replace(animal, y=animal.y + drop) for animal in scene.animals]

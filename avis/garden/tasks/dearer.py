@@ -8,7 +8,15 @@ from avis.garden.placement import cast
 from avis.garden.scenes import MAX_ANIMALS, MAX_PRICE, WEARS
 from avis.garden.tasks.base import draw_two_kinds, kinds_except, pluralize
 from avis.garden.tasks.extras import place_with_extras
-from avis.garden.tasks.steps import OrderedTask, draw_num_terms, draw_terms, near_totals, ranked
+from avis.garden.tasks.steps import (
+    OrderedTask,
+    count_ways,
+    draw_by_weight,
+    draw_num_terms,
+    draw_terms,
+    near_totals,
+    ranked,
+)
 
 SIDES = ("left", "right")
 CLEAR = 0.03  # no animal's centre is closer to the image's middle, as a share of its width
@@ -38,8 +46,8 @@ class Dearer(OrderedTask):
     def _place_kinds(self, rng, level, width, height, kinds, more, extras):
         """Return a scene in which the first kind is dearer by `more`; others may be there."""
         count = draw_num_terms(rng, level)
-        sizes = [(first, count - first) for first in range(1, count) if _totals(first, count - first, more)]
-        first, second = sizes[int(rng.integers(len(sizes)))]
+        sizes = [(first, count - first) for first in range(1, count)]
+        first, second = draw_by_weight(rng, sizes, [sum(_weigh_totals(*pair, more).values()) for pair in sizes])
         drawn = _draw_tags(rng, first, second, more)
         tags = [(kind, tag) for kind, own in zip(kinds, drawn, strict=True) for tag in own]
         for _ in range(min(int(rng.integers(0, 3)), MAX_ANIMALS - count)):
@@ -54,7 +62,7 @@ class Dearer(OrderedTask):
         while True:
             scene = place_with_extras(rng, level, width, height, pairs, extras, [1] * len(pairs))
             first, second = _halves(scene, sides)
-            if first and second and _totals(len(first), len(second), more):
+            if first and second and _weigh_totals(len(first), len(second), more):
                 break
         tags = _draw_tags(rng, len(first), len(second), more)
         prices = dict(zip([rank for rank, _ in first + second], tags[0] + tags[1], strict=True))
@@ -105,13 +113,14 @@ def _halves(scene, sides):
     return [[one for one in ranked(scene) if (one[1].x < scene.width / 2) == (side == "left")] for side in sides]
 
 
-def _totals(first: int, second: int, more: int) -> range:
-    """Return the totals that a second group of tags can have where the first one's is larger by `more`."""
-    return range(max(second, first - more), min(MAX_PRICE * second, MAX_PRICE * first - more) + 1)
+def _weigh_totals(first: int, second: int, more: int) -> dict[int, int]:
+    """Return the totals of a second group of tags below a first one's by `more`, each with the ways to draw both."""
+    totals = range(max(second, first - more), min(MAX_PRICE * second, MAX_PRICE * first - more) + 1)
+    return {total: count_ways(first, total + more) * count_ways(second, total) for total in totals}
 
 
 def _draw_tags(rng: np.random.Generator, first: int, second: int, more: int) -> list[list[int]]:
-    """Draw the tags of two groups of these sizes, the first dearer by `more`."""
-    totals = _totals(first, second, more)
-    total = totals[int(rng.integers(len(totals)))]
+    """Draw the tags of two groups of these sizes, the first dearer by `more`, each way to do so evenly."""
+    ways = _weigh_totals(first, second, more)
+    total = draw_by_weight(rng, list(ways), list(ways.values()))
     return [draw_terms(rng, first, total + more), draw_terms(rng, second, total)]

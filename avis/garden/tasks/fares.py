@@ -39,7 +39,9 @@ class Fares(OrderedTask):
         animals = []
         for step, number in enumerate(rng.permutation(count + others), start=1):
             size = min(SECOND_SPAN * draw_between(rng, level.size), 0.95 * height / LANES)
-            animal = self._draw_animal(rng, level, size, fares[number], (step % LANES + 0.5) * height / LANES)
+            room = (height / LANES - size) / 2
+            y = (step % LANES + 0.5) * height / LANES + draw_between(rng, (-room, room))
+            animal = self._draw_animal(rng, level, size, fares[number], y)
             animals.append(self._with_track(rng, scene, animal, crossings[number], step))
         return (replace(scene, animals=tuple(sorted(animals, key=lambda animal: animal.x))),)
 

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -65,18 +66,24 @@ def draw_terms(rng: np.random.Generator, count: int, total: int) -> list[int]:
     """Draw `count` prices that add up to `total`, each way to do so evenly."""
     terms = []
     for left in range(count - 1, -1, -1):
-        ways = np.array([_count_ways(left, total - term) for term in range(1, MAX_PRICE + 1)], dtype=float)
-        terms.append(1 + int(rng.choice(MAX_PRICE, p=ways / ways.sum())))
+        tags = range(1, MAX_PRICE + 1)
+        terms.append(draw_by_weight(rng, tags, [count_ways(left, total - tag) for tag in tags]))
         total -= terms[-1]
     return terms
 
 
 @lru_cache(maxsize=None)
-def _count_ways(count: int, total: int) -> int:
+def count_ways(count: int, total: int) -> int:
     """Return in how many ways `count` prices add up to `total`."""
     if count == 0:
         return int(total == 0)
-    return sum(_count_ways(count - 1, total - term) for term in range(1, MAX_PRICE + 1)) if total > 0 else 0
+    return sum(count_ways(count - 1, total - term) for term in range(1, MAX_PRICE + 1)) if total > 0 else 0
+
+
+def draw_by_weight(rng: np.random.Generator, choices: Sequence, weights: Sequence[int]) -> Any:
+    """Draw one of the choices, by weights that need not add up to 1."""
+    shares = np.array(weights, dtype=float)
+    return choices[int(rng.choice(len(choices), p=shares / shares.sum()))]
 
 
 def draw_num_terms(rng: np.random.Generator, level: Level) -> int:
