@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from avis.garden.scenes import KINDS, WEARS, Animal, Level, Scene
+from avis.garden.scenes import KINDS, THINK, WEARS, Animal, Level, Scene
 
 WORN = {"glasses": "glasses", "hat": "a hat", "scarf": "a scarf", "nothing": "nothing"}
 LETTERS = "ABCD"
@@ -56,6 +56,10 @@ class Task(ABC):
             scenes: those that the question is about; () when they are not drawn yet.
         """
         return self.draw_subject(rng)
+
+    def most_think(self, columns: int, rows: int) -> int:
+        """Return the largest `think` whose scenes can be read from labels, at a size in merged visual tokens."""
+        return len(THINK)
 
     def answers(self, level: Level, about: tuple) -> Sequence[str]:
         """Return the answers that a question about this subject can have at a level, each as likely as the others."""
