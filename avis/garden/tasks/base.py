@@ -57,6 +57,13 @@ class Task(ABC):
         """
         return self.draw_subject(rng)
 
+    def shape(self, about: tuple) -> tuple:
+        """Return what questions about one scene must have in common for any answer to be as likely for each of them.
+
+        Parts of a subject that go with larger or smaller answers belong to it, as a sum that is paid with.
+        """
+        return tuple(part is None for part in about)
+
     def answers(self, level: Level, about: tuple) -> Sequence[str]:
         """Return the answers that a question about this subject can have at a level, each as likely as the others."""
         return self.values
