@@ -211,11 +211,18 @@ def test_pages_show_what_the_record_says():
     assert {item.scenes[0].background for item in drawn("sum", "free")} == set(PAPERS)
 
 
-def test_small_pages_still_hold_everything():
-    """Guards against: a page that is never laid out, or loses rows, at the small sizes of training's first stages."""
+def test_small_pages_hold_what_is_asked():
+    """Guards against: a page that is never laid out, or loses rows, at the small sizes of training's first stages; and
+    labels that do not hold the answer there, at the levels of thinking that such a size is said to be enough for."""
     for number, task in enumerate(PAGE_TASKS):
-        for think in (1, 3, 5):
-            rng = rng_for("garden2:train", 7806, number, think)
-            item = make_item(rng, task, level_for(1, think), size=(6, 5))
-            sheet = sheet_of_record(item.scenes[0].page)
-            assert answer_on(sheet, read_page_question(task, item.stem, sheet)) == item.value
+        for size in ((6, 6), (8, 8), (10, 8), (10, 10)):
+            for think in range(1, 6):
+                rng = rng_for("garden2:train", 7806, number, think, *size)
+                item = make_item(rng, task, level_for(1, think), size=size)
+                scene = item.scenes[0]
+                assert (scene.width, scene.height) == (size[0] * TOKEN, size[1] * TOKEN)
+                sheet = sheet_of_record(scene.page)
+                if think <= ALL_TASKS[task].most_think(*size):
+                    assert sheet_of_labels(dense_labels(scene)) == sheet
+                assert answer_on(sheet, read_page_question(task, item.stem, sheet)) == item.value
+        assert ALL_TASKS[task].most_think(8, 8) >= 3 and ALL_TASKS[task].most_think(16, 14) == 5

@@ -30,6 +30,7 @@ from avis.garden.scenes import (
     GLYPHS,
     KINDS,
     LEVELS,
+    SECOND_SPLITS,
     SPLITS,
     WEARS,
     Scene,
@@ -41,9 +42,9 @@ from avis.garden.tasks import SPLIT_SIZES, UNANSWERABLE_SHARE, Item, item_for, m
 
 def fingerprints() -> dict[str, str]:
     """Hashes of what must be the same in every process; this file is also the program of the other process."""
-    made = [item_for(split, index) for split in SPLITS for index in range(40)]
-    scenes = [scene for item in made[:20] for scene in item.scenes]
-    stills = [scene for scene in scenes if not scene.seconds][:10]
+    made = [item_for(split, index) for split in (*SPLITS, *SECOND_SPLITS) for index in range(40)]
+    scenes = [scene for item in made[:20] + made[-40:] for scene in item.scenes]
+    stills = [scene for scene in scenes if not scene.seconds][::5]
     videos = [scene for scene in scenes if scene.seconds][:2]
     return {
         "items": digest(repr(made).encode()),

@@ -77,17 +77,18 @@ def set_list(
         values: one number a name, 0 to 99.
     """
     name_width = 2 if names[0] in KINDS else 1
-    grid = _draw_grid(rng, level, len(names), name_width + 3, width // TOKEN, height, stretch=3)
+    grid = _draw_grid(rng, level, len(names), (name_width + 3, 3), width // TOKEN, height, stretch=3)
+    name_width = min(name_width, grid.width - 2)
     capital = _draw_capital(rng, level, grid.pitch)
     cells, icons, bands = [], [], []
     style = str(rng.choice(("rules", "stripes", "dots")))
     for row, (name, value) in enumerate(zip(names, values, strict=True), start=1):
         left, y = grid.left[grid.block(row)], grid.y(row)
         if name in KINDS:
-            size = min(_ICONS[_see(level) - 1], grid.pitch - 4)
-            icons.append(Icon(name, row, 0, (left + 1) * TOKEN, y, size, str(rng.choice(TONES))))
+            size = min(_ICONS[_see(level) - 1], grid.pitch - 4, 36 * name_width)
+            icons.append(Icon(name, row, 0, (left + name_width / 2) * TOKEN, y, size, str(rng.choice(TONES))))
         else:
-            cells.append(Cell(name, row, 0, (left + 0.5) * TOKEN, y, TOKEN, capital))
+            cells.append(Cell(name, row, 0, (left + name_width / 2) * TOKEN, y, TOKEN, capital))
         cells.append(_number(value, row, 1, left + grid.width - 1, y, capital))
         if style == "dots":
             foot = y + 0.5 * capital
@@ -119,22 +120,24 @@ def set_table(
         headings: letters of the columns, from the left.
         values: of each row, one number a column, 0 to 99.
     """
-    grid = _draw_grid(rng, level, len(names), _table_width(len(headings)), width // TOKEN, height, lines=1)
+    widths = (_table_width(len(headings)), 3 * len(headings))
+    grid = _draw_grid(rng, level, len(names), widths, width // TOKEN, height, lines=1)
+    gap = grid.width - 3 * len(headings)  # after the names, in tokens
     capital = _draw_capital(rng, level, grid.pitch)
     cells: list[Cell] = []
     for left in grid.left:  # each block has the headings
         for column, heading in enumerate(headings, start=1):
-            cells.append(Cell(heading, 0, column, (left + 3 * column + 0.5) * TOKEN, grid.top, TOKEN, capital))
+            cells.append(Cell(heading, 0, column, (left + gap + 3 * column - 0.5) * TOKEN, grid.top, TOKEN, capital))
     for row, (name, numbers) in enumerate(zip(names, values, strict=True), start=1):
         left, y = grid.left[grid.block(row)], grid.y(row)
         cells.append(Cell(name, row, 0, (left + 0.5) * TOKEN, y, TOKEN, capital))
         for column, value in enumerate(numbers, start=1):
-            cells.append(_number(value, row, column, left + 3 * column, y, capital))
+            cells.append(_number(value, row, column, left + gap + 3 * column - 1, y, capital))
     bands = _row_bands(grid, str(rng.choice(("rules", "stripes"))))
     for block, left in enumerate(grid.left):
         y = grid.top + grid.pitch / 2
         bands.append(Band(left * TOKEN - 6, y - 1, (left + grid.width) * TOKEN + 6, y + 1, 0.7))
-        x, foot = (left + 1.5) * TOKEN, y + grid.pitch * grid.rows_of(block)
+        x, foot = (left + 1 + gap / 2) * TOKEN, y + grid.pitch * grid.rows_of(block)
         bands.append(Band(x - 0.5, y - grid.pitch, x + 0.5, foot, 0.4))
     bands += _frame(rng, grid)
     return _as_scene(rng, level, width, height, Page("table", tuple(cells), bands=tuple(bands)))
@@ -159,6 +162,20 @@ def most_columns(level: Level, count: int, width: int, height: int) -> int:
     return 1
 
 
+def most_entries(look: str, columns: int, rows: int) -> int:
+    """Return how many rows or bars a page of this size, in tokens, holds with a token for each of their glyphs.
+
+    Args:
+        look: one of `pages.LOOKS`.
+        columns: of the page.
+        rows: of the page.
+    """
+    if look == "chart":
+        return columns - 2
+    width = 6 if look == "sign" else 3
+    return (columns + 1) // (width + 1) * (rows - (look == "table"))
+
+
 def _table_width(num_columns: int) -> int:
     """Return the width of a table in tokens: a name, and two digits with a space for each column."""
     return 1 + 3 * num_columns
@@ -174,7 +191,8 @@ def set_sign(rng: np.random.Generator, level: Level, width: int, height: int, wo
         height: of the scene in pixels.
         words: from the top, of `SYMBOLS`.
     """
-    grid = _draw_grid(rng, level, len(words), 2 + max(map(len, words)), width // TOKEN, height)
+    block_width = 2 + max(map(len, words))
+    grid = _draw_grid(rng, level, len(words), (block_width, block_width), width // TOKEN, height)
     capital = min(_draw_capital(rng, level, grid.pitch), _WORD_CAPITAL)
     cells, bands = [], []
     half = min(17.0, grid.pitch / 2 - 2)
@@ -262,7 +280,7 @@ def _draw_grid(
     rng: np.random.Generator,
     level: Level,
     count: int,
-    block_width: int,
+    widths: tuple[int, int],
     columns: int,
     height: int,
     lines: int = 0,
@@ -274,15 +292,18 @@ def _draw_grid(
         rng: the item's generator.
         level: how close rows may come.
         count: number of rows.
-        block_width: of a block at least, in tokens.
+        widths: of a block in tokens, and the same without any space, for small pages.
         columns: of the page, in tokens.
         height: of the page, in pixels.
         lines: of headings, at the top of each block.
         stretch: by how many tokens blocks may be wider.
     """
-    margin = 8 if height > 8 * TOKEN else 0
+    block_width, margin = widths[0], 8
     least, most = _ROW_PITCH[_see(level) - 1]
     fitting = _fitting_grids(count, block_width, columns, height, lines)
+    if not fitting:
+        block_width, margin, stretch = widths[1], 0, 0
+        fitting = _fitting_grids(count, block_width, columns, height, lines, is_tight=True)
     wide = [(blocks, pitch) for blocks, pitch in fitting if least <= pitch <= most]
     whole = [(blocks, pitch) for blocks, pitch in wide if pitch % TOKEN == 0]
     closest = [one for one in fitting if one[1] == max(pitch for _, pitch in fitting)]
@@ -307,14 +328,16 @@ def _draw_grid(
     return _Grid(left, block_width, top, pitch, lines, per_block, count)
 
 
-def _fitting_grids(count: int, block_width: int, columns: int, height: int, lines: int) -> list[tuple[int, float]]:
+def _fitting_grids(
+    count: int, block_width: int, columns: int, height: int, lines: int, is_tight: bool = False
+) -> list[tuple[int, float]]:
     """Return all numbers of blocks and distances of rows with which rows fit on a page; see `_draw_grid`."""
-    margin = 36 if height > 8 * TOKEN else 0
+    margin, edge = (0, -1) if is_tight else (36, 1)
     found: list[tuple[int, float]] = []
     for blocks in range(1, 5):
         per_block = -(-count // blocks)
         is_even = count - per_block * (blocks - 1) >= per_block - 1 and per_block > 2
-        if blocks == 1 or (is_even and blocks * (block_width + 1) + 1 <= columns):
+        if blocks == 1 or (is_even and blocks * (block_width + 1) + edge <= columns):
             pitches = [pitch for pitch in _PITCHES if (per_block + lines) * pitch <= height - margin]
             found += [(blocks, pitch) for pitch in pitches]
     return found

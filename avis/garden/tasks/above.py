@@ -25,7 +25,7 @@ class Above(PageTask):
         count = draw_number(rng, level.terms) + 1
         ends = [(limit + 1, MAX_NUMBER), (1, limit)] if side == "above" else [(1, limit - 1), (limit, MAX_NUMBER)]
         values = [draw_number(rng, ends[number >= int(answer)]) for number in range(count)]
-        return self.set_page(rng, level, width, height, about, fill_names(rng, about, [], count), values)
+        return self.set_page(rng, level, width, height, about, fill_names(rng, about, [], count), values, count)
 
     def terms(self, scenes, about):
         return self.entries(scenes, about)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from avis.garden.scenes import KINDS, WEARS, Animal, Level, Scene
+from avis.garden.scenes import KINDS, THINK, WEARS, Animal, Level, Scene
 
 WORN = {"glasses": "glasses", "hat": "a hat", "scarf": "a scarf", "nothing": "nothing"}
 LETTERS = "ABCD"
@@ -63,6 +63,10 @@ class Task(ABC):
         Parts of a subject that go with larger or smaller answers belong to it, as a sum that is paid with.
         """
         return tuple(part is None for part in about)
+
+    def most_think(self, columns: int, rows: int) -> int:
+        """Return the largest `think` whose scenes can be read from labels, at a size in merged visual tokens."""
+        return len(THINK)
 
     def answers(self, level: Level, about: tuple) -> Sequence[str]:
         """Return the answers that a question about this subject can have at a level, each as likely as the others."""

@@ -35,7 +35,7 @@ class Cell(PageTask):
         count = draw_total(rng, about, about[2], level.terms)
         names = fill_names(rng, about, about[2], count)
         values = [int(answer)] + [draw_number(rng, (1, self.most)) for _ in range(count - 1)]
-        return self.set_page(rng, level, width, height, about, names, values)
+        return self.set_page(rng, level, width, height, about, names, values, 1)
 
     def terms(self, scenes, about):
         entries = self.entries(scenes, about)

@@ -48,7 +48,7 @@ class Order(PageTask):
             rest -= quantity * prices[name]
         total = draw_total(rng, about, named)
         values = [*prices.values(), *(draw_number(rng, (1, self.most)) for _ in range(total - len(named)))]
-        return self.set_page(rng, level, width, height, about, fill_names(rng, about, named, total), values)
+        return self.set_page(rng, level, width, height, about, fill_names(rng, about, named, total), values, len(named))
 
     def terms(self, scenes, about):
         entries = self.entries(scenes, about)

@@ -29,7 +29,7 @@ class Ranked(PageTask):
         values = [value]
         for (low, high), size in ((before, place), (after, count - 1 - place)):
             values += [int(n) for n in low + rng.choice(high - low + 1, size=size, replace=False)]
-        return self.set_page(rng, level, width, height, about, fill_names(rng, about, [], count), values)
+        return self.set_page(rng, level, width, height, about, fill_names(rng, about, [], count), values, count)
 
     def terms(self, scenes, about):
         entries = self.entries(scenes, about)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from avis.garden.pages import MAX_ENTRIES, NAME_LETTERS, Entry
-from avis.garden.scenes import KINDS, Level, Scene
+from avis.garden.scenes import KINDS, THINK, TOKEN, Level, Scene
 from avis.garden.tasks.base import Task
-from avis.garden.typesetting import most_columns, set_chart, set_list, set_table
+from avis.garden.typesetting import most_columns, most_entries, set_chart, set_list, set_table
 
 Group = str | tuple[str, ...] | None  # all of a kind, those that are named, or all
 SLIPS = range(1, 10)  # by how much a number is wrong when one digit is misread, or a price left out
@@ -27,6 +27,9 @@ class PageTask(Task):
 
     looks: tuple[str, ...] = ("list", "table")
     most: int = 9
+
+    def most_think(self, columns: int, rows: int) -> int:
+        return most_think(self.looks, columns, rows)
 
     def entries(self, scenes: tuple[Scene, ...], about: tuple) -> list[Entry]:
         """Return the values that the question could be about; [] when it does not fit the page."""
@@ -82,11 +85,16 @@ class PageTask(Task):
         about: tuple,
         names: Sequence[str],
         values: Sequence[int],
+        needed: int,
     ) -> tuple[Scene, ...]:
-        """Lay out a page of the subject's look with these values, in random order; other columns are drawn."""
-        order = rng.permutation(len(names))
-        names, values = [names[i] for i in order], [values[i] for i in order]
+        """Lay out a page of the subject's look with values in random order; other columns are drawn.
+
+        The first `needed` values are on it whatever its size; a small page has only as many others as it holds.
+        """
         look, heading = about[:2]
+        count = min(len(names), max(needed, most_entries(look, width // TOKEN, height // TOKEN)))
+        order = rng.permutation(count)
+        names, values = [names[i] for i in order], [values[i] for i in order]
         if look == "list":
             return (set_list(rng, level, width, height, names, values),)
         if look == "chart":
@@ -96,6 +104,15 @@ class PageTask(Task):
         headings = [headings[i] for i in rng.permutation(len(headings))]
         rows = [[v if h == heading else int(rng.integers(1, self.most + 1)) for h in headings] for v in values]
         return (set_table(rng, level, width, height, names, headings, rows),)
+
+
+def most_think(looks: Sequence[str], columns: int, rows: int) -> int:
+    """Return the largest `think` whose rows, or bars, pages of these looks hold at a size in tokens.
+
+    It is at least 1, for which a page needs 6 x 6 tokens.
+    """
+    room = min(most_entries(look, columns, rows) for look in looks)
+    return max(1, sum(think.terms[1] < room for think in THINK))
 
 
 def draw_number(rng: np.random.Generator, ends: tuple[int, int]) -> int:

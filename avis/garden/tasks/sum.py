@@ -49,7 +49,7 @@ class Sum(PageTask):
             total = draw_total(rng, about, named)
             names = fill_names(rng, about, named, total)
             values += [draw_number(rng, (1, self.most)) for _ in range(total - count)]
-        return self.set_page(rng, level, width, height, about, names, values)
+        return self.set_page(rng, level, width, height, about, names, values, count)
 
     def terms(self, scenes, about):
         entries = self.entries(scenes, about)

@@ -1,15 +1,18 @@
 """The task "word": one of the words that stand on a page."""
 
-from avis.garden.scenes import GLYPHS
+from avis.garden.scenes import GLYPHS, TOKEN
 from avis.garden.tasks.read import Read
-from avis.garden.tasks.reckoning import draw_number
-from avis.garden.typesetting import set_sign
+from avis.garden.tasks.reckoning import draw_number, most_think
+from avis.garden.typesetting import most_entries, set_sign
 
 
 class Word(Read):
     """Finding a word by its number and spelling it, with the options of `Read`; how many there are follows `think`."""
 
     name = "word"
+
+    def most_think(self, columns, rows):
+        return most_think(("sign",), columns, rows)
 
     def draw_subject_at(self, rng, level, scenes=()):
         return (draw_number(rng, (1, level.terms[0] + 1)),)
@@ -18,7 +21,9 @@ class Word(Read):
         return _draw_word(rng)
 
     def compose(self, rng, level, width, height, about, answer, extras):
-        words = [_draw_word(rng) for _ in range(draw_number(rng, level.terms) + 1)]
+        room = most_entries("sign", width // TOKEN, height // TOKEN)
+        count = max(about[0], min(room, draw_number(rng, level.terms) + 1))
+        words = [_draw_word(rng) for _ in range(count)]
         words[about[0] - 1] = answer
         return (set_sign(rng, level, width, height, words),)
 

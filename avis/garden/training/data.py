@@ -21,6 +21,7 @@ from avis.garden.labels import LABEL_NAMES, dense_labels
 from avis.garden.render import render, render_frames
 from avis.garden.scenes import Scene, level_for, rng_for
 from avis.garden.tasks import (
+    ALL_TASKS,
     IMAGE_TASKS,
     PAGE_TASKS,
     PAIR_TASKS,
@@ -117,10 +118,11 @@ def _draw_second_items(rng: np.random.Generator, stage: Stage, medium: str, size
     if medium == "image":
         is_page = PAGE_TASKS != () and rng.random() < stage.page_share
         tasks = tuple(task for task in tasks if (task in PAGE_TASKS) == is_page)
-    level = level_for(1 + int(rng.choice(5, p=stage.see)), 1 + int(rng.choice(5, p=stage.think)))
+    see, think = 1 + int(rng.choice(5, p=stage.see)), 1 + int(rng.choice(5, p=stage.think))
     extras = _draw_extras(rng, stage)
-    weights = _weigh(tasks, _SECOND_WEIGHTS)
-    first = make_item(rng, _draw_task(rng, tasks, weights), level, _draw_form(rng, stage), size, extras)
+    task = _draw_task(rng, tasks, _weigh(tasks, _SECOND_WEIGHTS))
+    level = level_for(see, min(think, ALL_TASKS[task].most_think(*size)))
+    first = make_item(rng, task, level, _draw_form(rng, stage), size, extras)
     others = companions(first.task)
     return _ask_others(rng, stage, first, others, _weigh(others, _SECOND_WEIGHTS))
 
