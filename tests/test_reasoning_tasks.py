@@ -9,9 +9,20 @@ import numpy as np
 import pytest
 from blind_readers import Asked, assert_blind_readers_fail, assert_even
 from garden_reading import LETTERS, pixels, plain
-from reasoning_reading import WORDINGS, count_again, crossing, hops_of, moves_of, read_question, replay
+from reasoning_reading import (
+    WORDINGS,
+    count_again,
+    crossing,
+    from_left,
+    hops_of,
+    is_meant,
+    moves_of,
+    read_question,
+    replay,
+)
 
-from avis.garden.scenes import Scene, level_for, rng_for, video_times
+from avis.garden.labels import LABEL_NAMES, dense_labels
+from avis.garden.scenes import KINDS, MOVES, WEARS, Scene, level_for, rng_for, video_times
 from avis.garden.tasks import ALL_TASKS, FORMS, PAGE_TASKS, SECOND_TASKS, Item, ask, make_item
 from avis.garden.tasks.base import Extras
 
@@ -218,3 +229,33 @@ def test_what_has_to_be_seen_can_be_seen(name):
         for step, number, other in looked[:4]:
             second = float(video_times(scene.seconds)[2 * step - 1]) if scene.seconds else 0.0
             assert share_shown(scene, number, second, **other) > (0.95 if other else 0.6), (item.question, step, number)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_show_what_a_trace_reads(name):
+    """Guards against: reasoning that a language model trained on dense labels alone cannot follow, since two animals
+    share a token, or a move or a tag is not labelled at the time step that the trace names."""
+    for index in range(10):
+        item = make_item(rng_for("garden2:dev", 8005, index), name, level_for(1 + index % 3, 1 + index // 2))
+        scene, reading = item.scenes[0], read_question(item.stem)
+        steps = [[dict(zip(LABEL_NAMES, row, strict=True)) for row in step.reshape(-1, len(LABEL_NAMES)).tolist()]
+                 for step in dense_labels(scene)]  # fmt: skip
+        if name == "all_hops":
+            asked = {rank for rank, a in from_left(scene).items() if is_meant(a, *reading.subjects)}
+            up = {(t["from_left"], n) for n, step in enumerate(steps, start=1) for t in step if t["move"] == 3}
+            assert {(rank, n) for rank, n in up if rank in asked} == set(hops_of(reading, scene))
+        elif name == "displacement":
+            (mover,) = [animal for animal in scene.animals if animal.kind == reading.subjects[0]]
+            own = [
+                [t["move"] for t in step if t["kind"] == KINDS.index(mover.kind) + 1 and t["move"]] for step in steps
+            ]
+            moves = {n: {MOVES[move - 1] for move in step} for n, step in enumerate(own, start=1) if step}
+            assert moves == {n: {move} for n, move in moves_of(scene, mover).items()}
+        elif name == "fares":
+            for n, animal in crossing(reading, scene).items():
+                assert {t["price"] for t in steps[n - 1] if t["price"] and not t["move"]} == {animal.price}
+        else:
+            for rank, a in from_left(scene).items():
+                own = [token for token in steps[0] if token["from_left"] == rank]
+                assert {(KINDS[t["kind"] - 1], WEARS[t["wears"] - 1]) for t in own} == {(a.kind, a.wears)}
+                assert {token["price"] for token in own} - {0} == {a.price} - {0}
