@@ -185,10 +185,11 @@ def test_calibration_asks_four_questions_in_both_forms():
     for group in images:
         assert len(group) == 4 == len({item.stem for item in group})
         tasks = {item.task for item in group}
-        assert len(tasks) >= 3 or tasks == {"word"}  # of a page of words
+        assert len(tasks) >= 2 or tasks == {"word"}  # of a page of words
         assert Counter(item.form for item in group) == {"free": 2, "choice": 2}
         assert len({(repr(item.scenes), item.see, item.think, item.answerable) for item in group}) == 1
         assert len({item.task in PAGE_NAMES for item in group}) == 1
+    assert sum(len({item.task for item in group}) >= 3 for group in images) > 0.8 * len(images)
     assert {len(group) for group in shown.values() if group[0].medium != "image"} == {1}
 
 
