@@ -1,5 +1,6 @@
 """Reasoning tasks: answers, traces, orders of steps and options, checked by a second reading and by blind readers."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
@@ -186,6 +187,18 @@ def test_later_questions_about_an_image_are_right_and_not_guessed(name):
     rows = [Asked(q.stem, q.options, q.value, q.answer, q.think) for q in items if q.form == "choice"]
     if len(rows) > 40:
         assert_blind_readers_fail(rows[::2], rows[1::2])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_questions_of_one_shape_differ_in_whom_they_ask_about_alone(name):
+    """Guards against: a number or a rank in a question's words that tells which of the answers that a scene has is its
+    own; kinds, things to wear and sides are as likely to go with any answer."""
+    task, rng, told = ALL_TASKS[name], np.random.default_rng(1), {}
+    names = r"rabbit|bear|cat|duck|glasses|a hat|a scarf|nothing|\bleft\b|\bright\b|\bup\b|\bdown\b|to the "
+    for _ in range(500):
+        about = task.draw_subject(rng)
+        told.setdefault(task.shape(about), set()).add(re.sub(names, "", task.wordings(about)[0]))
+    assert all(len(words) == 1 for words in told.values()), told
 
 
 @pytest.mark.parametrize("name", NAMES)
