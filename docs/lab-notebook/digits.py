@@ -11,16 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from avis.cli import ArgumentParser, run_command
 from avis.garden.labels import LABEL_CLASSES, LABEL_NAMES, dense_labels
-from avis.garden.model import new_model, new_processor
+from avis.garden.model import new_model
 from avis.garden.render import render
 from avis.garden.scenes import SEE, THINK, level_for, rng_for, token_at
 from avis.garden.tasks import PAGE_TASKS, make_item
 from avis.garden.training.data import patchify
 from avis.garden.training.trainer import STATE_FILE
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Reader:
@@ -78,7 +80,8 @@ def main(argv: list[str] | None = None) -> int:
         if not path.exists():
             raise ValueError(f"no {STATE_FILE} in {args.run}")
         torch.set_num_threads(1)
-        state, processor = torch.load(path, weights_only=True), new_processor(is_second=True)
+        state = torch.load(path, weights_only=True)
+        processor = AutoProcessor.from_pretrained(ROOT / "models" / "garden-tiny")  # the words are not used
         image = processor.image_processor
         reader = Reader(state, new_model(processor.tokenizer, 0), image.image_mean, image.image_std)
         print(f"stage {state['stage']}, batch {state['batch']}, {state['seconds'] / 60:.0f} min")
