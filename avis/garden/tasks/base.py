@@ -4,13 +4,14 @@ A task is one small class in a file of its own. Its answer is drawn first, evenl
 scene that has it, so that nothing in a question reveals its answer. `solve` reads the answer back from the record.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from avis.garden.scenes import KINDS, THINK, WEARS, Animal, Level, Scene
+from avis.garden.scenes import KINDS, MOVES, THINK, WEARS, Animal, Level, Scene
 
 WORN = {"glasses": "glasses", "hat": "a hat", "scarf": "a scarf", "nothing": "nothing"}
 LETTERS = "ABCD"
@@ -58,10 +59,7 @@ class Task(ABC):
         return self.draw_subject(rng)
 
     def shape(self, about: tuple) -> tuple:
-        """Return what questions about one scene must have in common for any answer to be as likely for each of them.
-
-        Parts of a subject that go with larger or smaller answers belong to it, as a sum that is paid with.
-        """
+        """Return what questions about one scene must have in common for any answer to be as likely for each of them."""
         return tuple(part is None for part in about)
 
     def most_think(self, columns: int, rows: int) -> int:
@@ -135,6 +133,20 @@ class Task(ABC):
         others = [value for value in among if value != answer]
         chosen = [str(v) for v in rng.choice(others, size=min(3, len(others)), replace=False)] + [answer]
         return [chosen[i] for i in rng.permutation(len(chosen))]
+
+
+_NAMES = re.compile(
+    rf"\b(?:(?:{'|'.join(KINDS)})s?|{'|'.join(WORN.values())}|(?:to the )?(?:{'|'.join(MOVES)})|[A-Z])\b"
+)
+
+
+def without_names(question: str) -> str:
+    """Return a question's words without kinds, things to wear, sides and letters, which tell nothing of the answer.
+
+    What is left may: of what remains of 70, 80, 90 and 100, the most remains of 100, and a sum of four is larger than a
+    sum of three. So questions about one scene of which each could have any answer are alike in it.
+    """
+    return _NAMES.sub("", question)
 
 
 def draw_near_options(rng: np.random.Generator, answer: str, near: Sequence[str], among: Sequence[str]) -> list[str]:

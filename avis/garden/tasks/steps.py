@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from avis.garden.scenes import MAX_PRICE, Animal, Level, Scene
-from avis.garden.tasks.base import WORN, Task, matches, pluralize
+from avis.garden.tasks.base import WORN, Task, matches, pluralize, without_names
 
 Ranked = tuple[int, Animal]  # an animal with its place from the left, from 1
 
@@ -28,6 +28,10 @@ class OrderedTask(Task):
         """Draw a trace, every order of its steps alike."""
         steps = self.steps(scenes, about)
         return self.write(scenes, about, [steps[i] for i in rng.permutation(len(steps))])
+
+    def shape(self, about: tuple) -> tuple:
+        """Return the words of the question, but for names."""
+        return (without_names(self.wordings(about)[0]),)
 
     def fits_level(self, level: Level, scenes: tuple[Scene, ...], about: tuple) -> bool:
         """Return whether the steps are about as many as the level's terms; some tasks have up to three more."""
