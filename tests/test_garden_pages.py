@@ -22,6 +22,8 @@ from page_reading import (
 from scipy.stats import chisquare
 
 from avis.answers import extract_answer
+from avis.garden import paper
+from avis.garden.hashes import pixels_sha256
 from avis.garden.labels import dense_labels
 from avis.garden.pages import PAPERS
 from avis.garden.placement import hide
@@ -202,12 +204,19 @@ def test_pages_show_what_the_record_says():
         assert (parts[labels[..., :8].any(axis=-1) | (labels[..., 11] > 0)] > 3).all(), "a label where nothing is"
         hidden = hide(rng_for("garden2:dev", 7805), scene)
         assert hidden.hidden == "far" and not dense_labels(hidden).any()
-        paper = np.asarray(render(hidden))
-        assert (paper == paper[0, 0]).all()
+        blank = np.asarray(render(hidden))
+        assert (blank == blank[0, 0]).all()
         noisy = np.asarray(render(replace(hidden, light=0.7, noise=12.0))).astype(int)
         assert abs(noisy.std(axis=(0, 1)).mean() - 12) < 1
         assert render(item.scenes[0]).tobytes() == render(item.scenes[0]).tobytes()
     assert {item.scenes[0].background for item in drawn("sum", "free")} == set(PAPERS)
+
+
+def test_the_hash_of_pixels_follows_how_pages_are_drawn(monkeypatch):
+    """Guards against: a folder of the second garden that is resumed with pages drawn otherwise."""
+    before = pixels_sha256("garden2:dev")
+    monkeypatch.setitem(paper.PAPER, "grey", (224, 227, 231))
+    assert pixels_sha256("garden2:dev") != before
 
 
 def test_small_pages_hold_what_is_asked():
