@@ -153,7 +153,6 @@ def way_of(reading: Reading, scene: Scene) -> list[int]:
     while animals[way[-1]].kind != kind:
         way.append(animals[way[-1]].price)
         assert len(set(way)) == len(way), "round and round"
-    assert sum(animal.kind == kind for animal in scene.animals) > 1, "the end shows without going there"
     return way
 
 

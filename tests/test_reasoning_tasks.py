@@ -1,17 +1,29 @@
 """Reasoning tasks: answers, traces, orders of steps and options, checked by a second reading and by blind readers."""
 
 from collections import Counter
+from dataclasses import replace
 from functools import lru_cache
 from itertools import permutations
 
 import numpy as np
 import pytest
 from blind_readers import Asked, assert_blind_readers_fail, assert_even
-from garden_reading import LETTERS
-from reasoning_reading import WORDINGS, count_again, read_question, replay
+from garden_reading import LETTERS, pixels, plain
+from reasoning_reading import (
+    WORDINGS,
+    count_again,
+    crossing,
+    from_left,
+    hops_of,
+    is_meant,
+    moves_of,
+    read_question,
+    replay,
+)
 
-from avis.garden.scenes import level_for, rng_for
-from avis.garden.tasks import ALL_TASKS, FORMS, Item, make_item
+from avis.garden.labels import LABEL_NAMES, dense_labels
+from avis.garden.scenes import KINDS, MOVES, WEARS, Scene, level_for, rng_for, video_times
+from avis.garden.tasks import ALL_TASKS, FORMS, PAGE_TASKS, SECOND_TASKS, Item, ask, make_item
 from avis.garden.tasks.base import Extras
 
 NAMES = tuple(dict.fromkeys(task for task, *_ in WORDINGS))
@@ -72,6 +84,9 @@ def test_answers_are_what_the_record_says(name):
         reading = read_question(item.stem)
         assert reading.task == name
         assert count_again(reading, item.scenes) == item.value, item
+        if name == "follow":
+            kinds = Counter(animal.kind for animal in item.scenes[0].animals)
+            assert kinds[reading.subjects[1]] > 1, "the end shows without going there"
         readings.append(reading.wording)
     assert set(readings) == {number for number, row in enumerate(WORDINGS) if row[0] == name}
 
@@ -142,7 +157,105 @@ def test_questions_do_not_tell_their_answers(name, form):
     assert_blind_readers_fail(rows[::2], rows[1::2])
 
 
+@lru_cache(maxsize=1)
+def asked_later() -> dict[str, list[Item]]:
+    """Questions of image tasks about scenes that were drawn for other ones, by task."""
+    names = [task.name for task in SECOND_TASKS["image"] if task not in PAGE_TASKS]
+    found: dict[str, list[Item]] = {name: [] for name in NAMES}
+    for index in range(300):
+        rng = rng_for("garden2:dev", 8003, index)
+        item = make_item(rng, names[index % len(names)], level_for(1, 1 + index // len(names) % 5))
+        for name in NAMES:
+            if ALL_TASKS[name].medium == "image" and name != item.task:
+                later = ask(rng, item, name, "choice") or ask(rng, item, name, "free")
+                found[name] += [later] if later else []
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if ALL_TASKS[name].medium == "image"])
+def test_later_questions_about_an_image_are_right_and_not_guessed(name):
+    """Guards against: questions that do not fit the image of another task, and options that go with a question's words:
+    the same animals cost the same, so that of what is left of 70, 80, 90 and 100, the most is left of 100."""
+    items = asked_later()[name]
+    assert len(items) > 20
+    for item in items:
+        reading = read_question(item.stem)
+        assert (reading.task, count_again(reading, item.scenes)) == (name, item.value)
+        order_of(item, body_of(item))
+        assert item.form == "free" or item.options[LETTERS.index(item.answer)] == item.value
+    rows = [Asked(q.stem, q.options, q.value, q.answer, q.think) for q in items if q.form == "choice"]
+    if len(rows) > 40:
+        assert_blind_readers_fail(rows[::2], rows[1::2])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_question_is_drawn_again(name):
     """Guards against: a global generator, or the order of a set, in scene, question or trace."""
     assert all(draw(name, index) == item for index, item in enumerate(drawn(name)[:20]))
+
+
+def share_shown(scene: Scene, number: int, second: float, **other: object) -> float:
+    """How many of the pixels in which an animal (or what of it is changed) shows are not covered by anything else."""
+    animals, counts = scene.animals, []
+    for company in (animals, animals[number : number + 1]):
+        changed = [replace(a, **other) for a in company if a is animals[number] and other]
+        rest = tuple(a for a in company if a is not animals[number])
+        props = scene.props if company is animals else ()
+        shown = [replace(scene, animals=a, props=props) for a in (company, (*rest, *changed))]
+        counts.append((np.abs(pixels(shown[0], second) - pixels(shown[1], second)).max(axis=2) > 40).sum())
+    return counts[0] / counts[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_has_to_be_seen_can_be_seen(name):
+    """Guards against: a tag behind a bush or another animal, or outside the image, where its number would have to be
+    guessed; and an animal of a video that is hidden at the moment when it hops or moves."""
+    for index in range(3):
+        item = make_item(rng_for("garden2:dev", 8004, index), name, level_for(1 + index, 5 - 2 * index))
+        scene, reading = plain(item.scenes[0]), read_question(item.stem)
+        if name == "fares":
+            looked = [(step, scene.animals.index(a), {}) for step, a in crossing(reading, scene).items()]
+        elif name == "all_hops":
+            looked = [(step, rank - 1, {}) for rank, step in hops_of(reading, scene)]
+        elif name == "displacement":
+            (mover,) = [n for n, animal in enumerate(scene.animals) if animal.kind == reading.subjects[0]]
+            looked = [(step, mover, {}) for step in moves_of(scene, scene.animals[mover])]
+        else:
+            looked = [(1, n, {}) for n in range(len(scene.animals))]
+        if name not in ("all_hops", "displacement"):
+            looked = [
+                (step, n, {"price": scene.animals[n].price % 9 + 1}) for step, n, _ in looked if scene.animals[n].price
+            ]
+        for step, number, other in looked[:4]:
+            second = float(video_times(scene.seconds)[2 * step - 1]) if scene.seconds else 0.0
+            assert share_shown(scene, number, second, **other) > (0.95 if other else 0.6), (item.question, step, number)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_show_what_a_trace_reads(name):
+    """Guards against: reasoning that a language model trained on dense labels alone cannot follow, since two animals
+    share a token, or a move or a tag is not labelled at the time step that the trace names."""
+    for index in range(10):
+        item = make_item(rng_for("garden2:dev", 8005, index), name, level_for(1 + index % 3, 1 + index // 2))
+        scene, reading = item.scenes[0], read_question(item.stem)
+        steps = [[dict(zip(LABEL_NAMES, row, strict=True)) for row in step.reshape(-1, len(LABEL_NAMES)).tolist()]
+                 for step in dense_labels(scene)]  # fmt: skip
+        if name == "all_hops":
+            asked = {rank for rank, a in from_left(scene).items() if is_meant(a, *reading.subjects)}
+            up = {(t["from_left"], n) for n, step in enumerate(steps, start=1) for t in step if t["move"] == 3}
+            assert {(rank, n) for rank, n in up if rank in asked} == set(hops_of(reading, scene))
+        elif name == "displacement":
+            (mover,) = [animal for animal in scene.animals if animal.kind == reading.subjects[0]]
+            own = [
+                [t["move"] for t in step if t["kind"] == KINDS.index(mover.kind) + 1 and t["move"]] for step in steps
+            ]
+            moves = {n: {MOVES[move - 1] for move in step} for n, step in enumerate(own, start=1) if step}
+            assert moves == {n: {move} for n, move in moves_of(scene, mover).items()}
+        elif name == "fares":
+            for n, animal in crossing(reading, scene).items():
+                assert {t["price"] for t in steps[n - 1] if t["price"] and not t["move"]} == {animal.price}
+        else:
+            for rank, a in from_left(scene).items():
+                own = [token for token in steps[0] if token["from_left"] == rank]
+                assert {(KINDS[t["kind"] - 1], WEARS[t["wears"] - 1]) for t in own} == {(a.kind, a.wears)}
+                assert {token["price"] for token in own} - {0} == {a.price} - {0}

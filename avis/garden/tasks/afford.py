@@ -17,6 +17,9 @@ class Afford(OrderedTask):
     def draw_subject(self, rng):
         return (int(rng.choice(SUMS)),)
 
+    def shape(self, about):
+        return about
+
     def answers(self, level, about):
         return [str(count) for count in range(1, level.terms[0] + 2)]
 

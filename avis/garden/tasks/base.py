@@ -57,6 +57,13 @@ class Task(ABC):
         """
         return self.draw_subject(rng)
 
+    def shape(self, about: tuple) -> tuple:
+        """Return what questions about one scene must have in common for any answer to be as likely for each of them.
+
+        Parts of a subject that go with larger or smaller answers belong to it, as a sum that is paid with.
+        """
+        return tuple(part is None for part in about)
+
     def most_think(self, columns: int, rows: int) -> int:
         """Return the largest `think` whose scenes can be read from labels, at a size in merged visual tokens."""
         return len(THINK)

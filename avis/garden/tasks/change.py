@@ -16,6 +16,9 @@ class Change(OrderedTask):
     def draw_subject(self, rng):
         return (int(rng.choice(SUMS)), *draw_group(rng, KINDS, WEARS))
 
+    def shape(self, about):
+        return about[0], *super().shape(about[1:])
+
     def answers(self, level, about):
         return [str(about[0] - total) for total in totals_at(*level.terms)]
 

@@ -60,6 +60,9 @@ class Filter(OrderedTask):
         subject = (tuple(map(str, kinds)), tuple(map(str, worn)), price)
         return tuple(subject if n == number else None for n in range(len(JOINS)))
 
+    def shape(self, about):
+        return tuple(part and part[2] for part in about)  # how conditions are joined, and the price
+
     def answers(self, level, about):
         return [str(count) for count in range(level.terms[0] + 2)]
 

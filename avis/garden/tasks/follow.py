@@ -24,6 +24,9 @@ class Follow(OrderedTask):
     def draw_subject(self, rng):
         return str(rng.choice(STARTS)), str(rng.choice(KINDS))
 
+    def shape(self, about):
+        return about[:1]
+
     def answers(self, level, about):
         least = 2 if about[0] == "leftmost" else 1
         return [str(place) for place in range(least, min(least + level.terms[0], MAX_PRICE) + 1)]

@@ -178,7 +178,7 @@ def ask(rng: np.random.Generator, item: Item, task: str, form: str) -> Item | No
     """Draw another question about an item's scenes.
 
     The answer is drawn evenly among those that questions of one shape (about a kind, a wear or both) have here, and so
-    are the options: else the most common counts would be the likely ones.
+    are the options: else the most common counts would be the likely ones (see `Task.shape`).
 
     Args:
         rng: a generator.
@@ -190,18 +190,19 @@ def ask(rng: np.random.Generator, item: Item, task: str, form: str) -> Item | No
         An item; None when no question of this task fits the scenes.
     """
     chosen, level = ALL_TASKS[task], level_of(item)
-    shape: list[bool] | None = None
+    shape: tuple | None = None
     fitting: dict[str, list[tuple]] = {}
-    for _ in range(12):
+    for _ in range(40 if item.see else 12):  # the second garden's questions have more shapes
         about = chosen.draw_subject_at(rng, level, item.scenes)
-        value = chosen.solve(item.scenes, about)
-        possible = chosen.answers(level, about)
         if shape is None:
-            shape = [part is None for part in about]
+            shape, possible = chosen.shape(about), chosen.answers(level, about)
         is_new = about != item.about or (item.see > 0 and task != item.task)
-        if value is None or (possible and value not in possible) or not chosen.fits_level(level, item.scenes, about):
+        if not is_new or shape != chosen.shape(about):
             continue
-        if is_new and shape == [part is None for part in about]:
+        value = chosen.solve(item.scenes, about)
+        if value is None or (possible and value not in chosen.answers(level, about)):
+            continue
+        if chosen.fits_level(level, item.scenes, about):
             fitting.setdefault(value, []).append(about)
     if not fitting or (form == "choice" and possible and len(fitting) == 1):
         return None
