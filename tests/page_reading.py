@@ -24,13 +24,13 @@ def values_of(task: str, think: int) -> list[str]:
         "cell": [str(n) for n in range(1, 100)],
         "word": [],
         "sum": [str(n) for n in range(most, 9 * least + 1)],
-        "gap": [str(n) for n in range(1, 19)],
+        "gap": [str(n) for n in range(1, 9 * (least // 2) - (most - least // 2) + 1)],
         "ranked": [str(n) for n in range(12, 89)],
         "above": [str(n) for n in range(least + 2)],
         "order": [str(n) for n in range(3 * most - 2, 9 * least + 1)],
         "bar": [str(n) for n in range(1, 13)],
         "bars": [str(n) for n in range(most, 12 * least + 1)],
-        "taller": [str(n) for n in range(1, 11)],
+        "taller": [str(n) for n in range(1, 12 * (least // 2) - (most - least // 2) + 1)],
     }[task]
 
 

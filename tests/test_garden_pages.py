@@ -142,8 +142,8 @@ def test_options_do_not_tell_the_answer_at_the_ends():
 
 def test_other_questions_are_asked_about_a_page():
     """Guards against: pages of which only one thing can be asked, companions that have another answer than the page,
-    and animals asked about on pages, where there are none."""
-    asked_of = Counter()
+    animals asked about on pages, where there are none, and options of which the likely ones can be told."""
+    asked_of, ranks = Counter(), Counter()
     for number, task in enumerate(PAGE_TASKS):
         for index in range(10):
             rng = rng_for("garden2:dev", 7804, number, index)
@@ -157,7 +157,10 @@ def test_other_questions_are_asked_about_a_page():
                     assert answer_on(sheet, asked) == item.value
                     order_of_trace(item, sheet, asked)
                     asked_of[task] += other.name != task
-    assert all(asked_of[task] >= 10 for task in PAGE_TASKS if task != "word"), asked_of
+                    if len(item.options) == 4 and task != "word":
+                        ranks[sorted(map(int, item.options)).index(int(item.value))] += 1
+    assert all(asked_of[task] >= 3 for task in PAGE_TASKS if task != "word"), asked_of
+    assert_even(ranks, range(4), ranks.total())
 
 
 def boxes_of(scene: Scene) -> list[tuple[float, float, float, float]]:

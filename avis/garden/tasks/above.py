@@ -11,11 +11,9 @@ class Above(PageTask):
     most = MAX_NUMBER
 
     def draw_subject_at(self, rng, level, scenes=()):
-        series = self.draw_series(rng, scenes)
-        if series is None:
-            return ()
-        values = [entry.value for entry in series[2]] or [20, 80]
-        return (*series[:2], str(rng.choice(("above", "below"))), draw_number(rng, (min(values), max(values))))
+        # On a page that is there already, the limit alone would tell how many are above it.
+        series = None if scenes else self.draw_series(rng, scenes)
+        return (*series[:2], str(rng.choice(("above", "below"))), draw_number(rng, (20, 80))) if series else ()
 
     def answers(self, level, about):
         return [str(count) for count in range(level.terms[0] + 2)]

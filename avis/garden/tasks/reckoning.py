@@ -5,6 +5,7 @@ The subject of such a question begins with the page's look and the heading of a 
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,7 +23,8 @@ class PageTask(Task):
 
     Attributes:
         looks: of the pages that it is asked about.
-        most: the largest value on a page that is drawn for it; pages with larger ones are not asked about.
+        most: the largest value on a page that is drawn for it. It asks about pages of the same range only: else small
+            answers would be the likely ones.
     """
 
     looks: tuple[str, ...] = ("list", "table")
@@ -34,10 +36,9 @@ class PageTask(Task):
     def entries(self, scenes: tuple[Scene, ...], about: tuple) -> list[Entry]:
         """Return the values that the question could be about; [] when it does not fit the page."""
         page = scenes[0].page
-        if not about or page is None or page.look != about[0]:
+        if not about or page is None or (page.look, page.most) != (about[0], self.most):
             return []
-        found = page.entries(about[1] or "")
-        return found if all(entry.value <= self.most for entry in found) else []
+        return page.entries(about[1] or "")
 
     @abstractmethod
     def terms(self, scenes: tuple[Scene, ...], about: tuple) -> list[Entry]:
@@ -71,7 +72,7 @@ class PageTask(Task):
             look = str(rng.choice(self.looks))
             return look, str(rng.choice(list(NAME_LETTERS))) if look == "table" else None, []
         page = scenes[0].page
-        if page is None or page.look not in self.looks:
+        if page is None or page.look not in self.looks or page.most != self.most:
             return None
         heading = str(rng.choice(page.headings)) if page.headings else None
         return page.look, heading, page.entries(heading or "")
@@ -95,15 +96,19 @@ class PageTask(Task):
         count = min(len(names), max(needed, most_entries(look, width // TOKEN, height // TOKEN)))
         order = rng.permutation(count)
         names, values = [names[i] for i in order], [values[i] for i in order]
-        if look == "list":
-            return (set_list(rng, level, width, height, names, values),)
-        if look == "chart":
-            return (set_chart(rng, level, width, height, names, values),)
+        if look != "table":
+            lay_out = set_list if look == "list" else set_chart
+            return (self._with_range(lay_out(rng, level, width, height, names, values)),)
         others = int(rng.integers(0, most_columns(level, len(names), width, height)))
         headings = [heading, *draw_letters(rng, others, [heading, *names])]
         headings = [headings[i] for i in rng.permutation(len(headings))]
         rows = [[v if h == heading else int(rng.integers(1, self.most + 1)) for h in headings] for v in values]
-        return (set_table(rng, level, width, height, names, headings, rows),)
+        return (self._with_range(set_table(rng, level, width, height, names, headings, rows)),)
+
+    def _with_range(self, scene: Scene) -> Scene:
+        """Return the scene with the range of its page's values."""
+        assert scene.page is not None, "a page was laid out"
+        return replace(scene, page=replace(scene.page, most=self.most))
 
 
 def most_think(looks: Sequence[str], columns: int, rows: int) -> int:
