@@ -22,7 +22,9 @@ class Above(PageTask):
         side, limit = about[2:]
         count = draw_number(rng, level.terms) + 1
         ends = [(limit + 1, MAX_NUMBER), (1, limit)] if side == "above" else [(1, limit - 1), (limit, MAX_NUMBER)]
-        values = [draw_number(rng, ends[number >= int(answer)]) for number in range(count)]
+        values = []
+        for (low, high), size in zip(ends, (int(answer), count - int(answer)), strict=True):
+            values += (low + rng.choice(high - low + 1, size=size, replace=False)).tolist()
         return self.set_page(rng, level, width, height, about, fill_names(rng, about, [], count), values, count)
 
     def terms(self, scenes, about):

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from avis.garden.pages import MAX_ENTRIES, NAME_LETTERS, Entry
+from avis.garden.pages import MAX_ENTRIES, NAME_LETTERS, Entry, Page
 from avis.garden.scenes import KINDS, THINK, TOKEN, Level, Scene
 from avis.garden.tasks.base import Task
 from avis.garden.typesetting import most_columns, most_entries, set_chart, set_list, set_table
@@ -33,10 +33,14 @@ class PageTask(Task):
     def most_think(self, columns: int, rows: int) -> int:
         return most_think(self.looks, columns, rows)
 
+    def suits(self, page: Page) -> bool:
+        """Return whether the page is one that the task asks about."""
+        return page.look in self.looks and page.most == self.most
+
     def entries(self, scenes: tuple[Scene, ...], about: tuple) -> list[Entry]:
         """Return the values that the question could be about; [] when it does not fit the page."""
         page = scenes[0].page
-        if not about or page is None or (page.look, page.most) != (about[0], self.most):
+        if not about or page is None or page.look != about[0] or not self.suits(page):
             return []
         return page.entries(about[1] or "")
 
@@ -72,7 +76,7 @@ class PageTask(Task):
             look = str(rng.choice(self.looks))
             return look, str(rng.choice(list(NAME_LETTERS))) if look == "table" else None, []
         page = scenes[0].page
-        if page is None or page.look not in self.looks or page.most != self.most:
+        if page is None or not self.suits(page):
             return None
         heading = str(rng.choice(page.headings)) if page.headings else None
         return page.look, heading, page.entries(heading or "")
@@ -165,7 +169,7 @@ def draw_names(
 def fill_names(rng: np.random.Generator, about: tuple, named: Sequence[str], count: int) -> list[str]:
     """Return `count` names for the values of a page, the named ones first; no other value has one of these.
 
-    Where kinds of animals are names, several values of a list may have the same one; a chart has each only once.
+    Beside a named kind of animals, several values of a list may have the same name; else each has its own.
 
     Args:
         rng: the item's generator.
@@ -175,10 +179,10 @@ def fill_names(rng: np.random.Generator, about: tuple, named: Sequence[str], cou
     """
     look, heading = about[:2]
     free = [kind for kind in KINDS if kind not in named]
-    has_room = len(named) + len(free) >= count if look == "chart" else bool(free)
-    has_kinds = named[0] in KINDS if named else look != "table" and has_room and bool(rng.random() < 0.5)
+    has_kinds = named[0] in KINDS if named else look != "table" and count <= len(KINDS) and bool(rng.random() < 0.5)
     if has_kinds:
-        drawn = rng.choice(free, size=count - len(named), replace=look == "list") if count > len(named) else []
+        may_repeat = look == "list" and len(named) > 0
+        drawn = rng.choice(free, size=count - len(named), replace=may_repeat) if count > len(named) else []
         return [*named, *(str(kind) for kind in drawn)]
     return [*named, *draw_letters(rng, count - len(named), [heading, *named])]
 
