@@ -38,6 +38,7 @@ from avis.garden.tasks.sum import Sum
 from avis.garden.tasks.taller import Taller
 from avis.garden.tasks.third import Third
 from avis.garden.tasks.total import Total
+from avis.garden.tasks.whose import Whose
 from avis.garden.tasks.word import Word
 
 IMAGE_TASKS: tuple[Task, ...] = (Count(), Exist(), Attribute(), Compare(), Relation(), Odd(), Read(), Price())
@@ -49,7 +50,7 @@ TASKS: dict[str, Task] = {task.name: task for task in IMAGE_TASKS + PAIR_TASKS +
 NEW_IMAGE_TASKS: tuple[Task, ...] = (Total(), Change(), Dearer(), Afford(), Third(), Follow(), Filter())
 NEW_VIDEO_TASKS: tuple[Task, ...] = (AllHops(), Displacement(), Fares())
 PAGE_TASKS: tuple[Task, ...] = (
-    *(Cell(), Word(), Sum(), Gap(), Ranked(), Above(), Order()),
+    *(Cell(), Word(), Sum(), Gap(), Ranked(), Above(), Order(), Whose()),
     *(Bar(), Bars(), Taller()),
 )
 _second_image_tasks = tuple(RelationByPlace() if isinstance(task, Relation) else task for task in IMAGE_TASKS)
