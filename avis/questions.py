@@ -7,8 +7,8 @@
 A line of JSONL has `image` and `video` (a path or a list of paths, relative to the file, shown in the order of the
 line), and `prompt`, or `question` with `options` (a list or an object). The keys of an image or video in a chat
 (`avis.messages.PART_KEYS`: `max_pixels`, `nframes` and so on) hold for all that the line shows. A `prompt` that is a
-list is a question and its follow-ups. With an `answer` the question has a label, and may have `task`, `level` and
-`scene`. Questions of one scene are resampled and split together; without the key they share a scene when they show the
+list is a question and its follow-ups. With an `answer` the question has a label, and may have `task`, `level` (or
+`see` and `think`) and `scene`. Questions of one scene are resampled and split together; without the key they share a scene when they show the
 same.
 
 A table (`.tsv`) has the columns `image` (base64, a list of such, or another row's `index`), `question` and `answer`, of
@@ -61,6 +61,8 @@ class Label:
         form: "choice" or "free".
         medium: "image", "images" (several) or "video".
         answerable: whether the image shows the answer, as far as is known.
+        see: how hard it is to see, from 1; None when not known.
+        think: how many steps of reasoning it takes, from 1; None when not known.
     """
 
     truth: str
@@ -71,6 +73,8 @@ class Label:
     form: str
     medium: str
     answerable: bool = True
+    see: Any = None
+    think: Any = None
 
 
 @dataclass(frozen=True)
@@ -238,6 +242,8 @@ class QuestionFile:
                 level=row.get("level") or row.get("l2-category") or None,
                 form="choice" if options else "free",
                 medium="video" if names.get("video") else "image" if len(names["image"]) == 1 else "images",
+                see=row.get("see") or None,
+                think=row.get("think") or None,
             )
         elif self._needs_answers:
             raise ValueError('"answer" is missing')

@@ -55,6 +55,7 @@ def option_marks(row: Asked) -> list[set]:
     marks = []
     for letter, option, like in zip(LETTERS, row.options, alike, strict=False):
         own = {("letter", letter), ("value", option), ("rank", ranks.index(option)), ("like", like == max(alike))}
+        own |= {("rank", ranks.index(option), word) for word in words}  # as "cheapest" with the least
         marks.append(own | {(option, word) for word in words} | {(option, other) for other in row.options})
     return marks
 

@@ -29,6 +29,7 @@ def made_up(rows: list[dict], count: int = 40, seeds: int = 1, seed: int = 0, **
     records = []
     for index in range(count):
         item = {"source": "garden-test", "item": index, "task": "ab"[index % 2], "level": 1 + index // 2 % 2}
+        item |= {"see": 1 + index % 3, "think": 1 + index // 3 % 2}
         item |= {
             "medium": "video" if index % 4 == 3 else "image",
             "form": "choice" if index % 5 else "free",
@@ -108,6 +109,7 @@ MARKS = [
     "settings test",
     "forms test",
     "votes test",
+    "axes test",
     "speed speed/mid",
     "stages speed/mid",
     "targets speed/mid",

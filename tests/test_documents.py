@@ -227,6 +227,7 @@ PROGRAMS: dict[str, tuple[Runner | None, bool]] = {
     "bash setup.sh": (setup, False),
     "coverage": (None, False),  # the whole suite; run by .ci/run
     "demo.py": (demo, True),
+    "docs/lab-notebook/digits.py": (None, False),  # reads the state of a training
     "docs/lab-notebook/few_rows.py": (runs_file(geometry="tiny", rows=1), False),
     "docs/lab-notebook/fresh_pages.py": (runs_file(rows=8), False),
     "docs/lab-notebook/onednn_steps.py": (runs_file(**TINY_STEPS), False),

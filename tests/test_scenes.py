@@ -22,6 +22,7 @@ from avis.garden.scenes import (
     MAX_ANIMALS,
     MOVES,
     RATE,
+    SYMBOLS,
     TOKEN,
     WEARS,
     Animal,
@@ -106,13 +107,18 @@ def assert_label_is_near(scene: Scene, animal: Animal, row: int, column: int):
     assert abs((row + 0.5) * TOKEN - animal.y) <= 0.5 * animal.size + TOKEN / 2
 
 
+def centre_label(x: float, y: float) -> tuple[int, int]:
+    """The labels `column` and `row` of a thing whose centre is at a point."""
+    return 1 + int(x / TOKEN), 1 + int(y / TOKEN)
+
+
 def test_every_animal_has_labels_of_its_own():
     """Guards against: small animals between token centres, or overwritten by a neighbour, that the first training
     stage would teach the vision encoder not to see; and labels of another animal than the one that stands there.
 
     At level 5 animals are as small as a token and stand into each other: one of a hundred may share all its tokens.
     """
-    animals, missing = Counter(), Counter()
+    animals, missing, unread = Counter(), Counter(), Counter()
     for number, task in enumerate(IMAGE_TASKS + PAIR_TASKS):
         for index in range(60):
             level = 1 + index % 5
@@ -120,19 +126,25 @@ def test_every_animal_has_labels_of_its_own():
                 labels = dense_labels(scene)
                 assert labels.shape == (1, scene.height // TOKEN, scene.width // TOKEN, len(LABEL_NAMES))
                 top = right_of_way(scene, "top")
-                seen = set()
+                seen, read = set(), set()
                 for row, column in zip(*labels[0, ..., 0].nonzero(), strict=True):
                     kind, wears, from_left, from_top, price, *rest = labels[0, row, column].tolist()
                     animal = right_of_way(scene, "left")[from_left - 1]
                     assert top[from_top - 1] is animal
-                    assert (KINDS[kind - 1], WEARS[wears - 1], price) == (animal.kind, animal.wears, animal.price)
-                    assert rest == [0, 0, 0]
+                    assert (KINDS[kind - 1], WEARS[wears - 1]) == (animal.kind, animal.wears)
+                    assert rest == [0, 0, 0, *centre_label(animal.x, animal.y), 0, 0]
                     assert_label_is_near(scene, animal, row, column)
                     seen.add(from_left)
+                    assert price in (0, animal.price)
+                    if price:
+                        assert abs((row + 0.5) * TOKEN - animal.y - 0.3 * animal.size) <= 0.2 * animal.size + TOKEN
+                        read.add(from_left)
                 nothing = (labels[0, ..., 0] == 0) & (labels[0, ..., 6] == 0)
                 assert not labels[0][nothing].any()
                 animals[level] += len(scene.animals)
                 missing[level] += len(scene.animals) - len(seen)
+                unread[level] += sum(animal.price > 0 for animal in scene.animals) - len(read)
+    assert not any(unread[level] for level in (1, 2)), "a tag without a token of its own"
     assert all(missing[level] <= (0.01 if level == 5 else 0) * animals[level] for level in animals), missing
 
 
@@ -146,8 +158,9 @@ def test_letters_of_signs_are_labelled_in_place():
         left = sign.x - len(sign.text) * sign.pitch / 2
         seen = {}
         for row, column in zip(*labels[..., 6].nonzero(), strict=True):
-            *animal, letter, place_on_sign = labels[row, column].tolist()
-            assert not any(animal) and GLYPHS[letter - 1] == sign.text[place_on_sign - 1]
+            *animal, letter, place_on_sign, at_column, at_row, step, height = labels[row, column].tolist()
+            assert not any(animal) and SYMBOLS[letter - 1] == sign.text[place_on_sign - 1]
+            assert (at_column, at_row, step, height) == (column + 1, row + 1, 0, 0)
             middle = left + (place_on_sign - 0.5) * sign.pitch
             assert abs((column + 0.5) * TOKEN - middle) <= TOKEN / 2 + 1e-6
             assert abs((row + 0.5) * TOKEN - sign.y) <= TOKEN / 2 + 1e-6
@@ -169,7 +182,7 @@ def test_labels_of_videos_follow_the_animals():
             times = video_times(scene.seconds)
             labels = dense_labels(scene)
             assert labels.shape == (len(times) // 2, scene.height // TOKEN, scene.width // TOKEN, len(LABEL_NAMES))
-            for step, (first, last) in enumerate(zip(times[::2], times[1::2], strict=True)):
+            for step, (first, last) in enumerate(zip(times[::2], times[1::2], strict=True), start=1):
                 seen = []
                 for animal in scene.animals:
                     before, after = animal.at(first), animal.at(last)
@@ -182,12 +195,14 @@ def test_labels_of_videos_follow_the_animals():
                     if 0 <= x < scene.width and 0 <= y < scene.height:
                         seen.append((x, y, KINDS.index(animal.kind) + 1, WEARS.index(after.wears) + 1, move, animal))
                 by_x, by_y = sorted(s[0] for s in seen), sorted(s[1] for s in seen)
-                expected = {(k, w, by_x.index(x) + 1, by_y.index(y) + 1, 0, m, 0, 0): (x, y, a)
-                            for x, y, k, w, m, a in seen}  # fmt: skip
-                for row, column in zip(*labels[step, ..., 0].nonzero(), strict=True):
-                    x, y, animal = expected[tuple(labels[step, row, column].tolist())]
+                expected = {
+                    (k, w, by_x.index(x) + 1, by_y.index(y) + 1, 0, m, 0, 0, *centre_label(x, y), step, 0): (x, y, a)
+                    for x, y, k, w, m, a in seen
+                }
+                for row, column in zip(*labels[step - 1, ..., 0].nonzero(), strict=True):
+                    x, y, animal = expected[tuple(labels[step - 1, row, column].tolist())]
                     assert_label_is_near(scene, replace(animal, x=x, y=y), row, column)
-                found = {tuple(label) for label in labels[step][labels[step, ..., 0] > 0].tolist()}
+                found = {tuple(label) for label in labels[step - 1][labels[step - 1, ..., 0] > 0].tolist()}
                 assert len(found) >= len(seen) - 1 and bool(found) == bool(seen)
                 moves.update(MOVES[label[5] - 1] for label in found if label[5])
     assert set(moves) == set(MOVES)

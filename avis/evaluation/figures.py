@@ -23,6 +23,7 @@ from avis.cli import ArgumentParser, run_command
 from avis.evaluation.diagrams import MissingData, draw_architecture, draw_kdv_qualitative, write_caption
 from avis.evaluation.recipe import Row
 from avis.evaluation.score import Outcome, Results
+from avis.evaluation.tables.cells import distinct_values, has_value, largest_vote
 from avis.evaluation.tables.store import RESULTS, ROOT, Store
 from policy.policy_model import CHOICES
 
@@ -162,6 +163,48 @@ def draw_vcs_vrs_tradeoff(store: Store) -> plt.Figure:
     return figure
 
 
+def draw_axes(store: Store) -> plt.Figure:
+    """Draw accuracy over how hard it is to see and how many steps it takes: greedy, the vote, and what it gains."""
+    results = _result(store, "test")
+    sees, thinks = (distinct_values(results, axis) for axis in ("see", "think"))
+    if not (sees and thinks):
+        raise MissingData("test.jsonl.gz has no axes of seeing and thinking")
+    name, vote = largest_vote(results)
+    greedy, voted = (_accuracy_over_axes(one, sees, thinks) for one in (results.vanilla(), vote))
+    panels = (("greedy", greedy, "cividis"), (name, voted, "cividis"), (f"{name} minus greedy", voted - greedy, "PuOr"))
+    figure, all_axes = plt.subplots(1, 3, figsize=(9.6, 3.2), sharey=True)
+    widest = max(1.0, float(np.nanmax(np.abs(voted - greedy))))
+    for axes, (title, values, colours) in zip(all_axes, panels, strict=True):
+        low, high = (-widest, widest) if colours == "PuOr" else (0, 100)
+        axes.imshow(values, origin="lower", aspect="auto", cmap=colours, vmin=low, vmax=high)
+        for (row, column), value in np.ndenumerate(values):
+            if not np.isnan(value):
+                colour = "white" if colours == "cividis" and value < 50 else "black"
+                text = f"{value:+.0f}" if colours == "PuOr" else f"{value:.0f}"
+                axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+        axes.set_xticks(range(len(thinks)), thinks)
+        axes.set_yticks(range(len(sees)), sees)
+        axes.set_xlabel("think")
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(length=0)
+        for side in axes.spines.values():
+            side.set_visible(False)
+    all_axes[0].set_ylabel("see")
+    write_caption(figure, f"right answers, %, by difficulty (1 is easy); {_describe(results)}")
+    return figure
+
+
+def _accuracy_over_axes(outcome: Outcome, sees: list, thinks: list) -> np.ndarray:
+    """Return right answers in percent, (sees, thinks); NaN where there are no examples."""
+    found = np.full((len(sees), len(thinks)), np.nan)
+    for row, see in enumerate(sees):
+        for column, think in enumerate(thinks):
+            part = outcome.where(has_value("see", see)).where(has_value("think", think))
+            if part.records:
+                found[row, column] = 100 * part.right.mean()
+    return found
+
+
 def draw_rollout_distribution(store: Store) -> plt.Figure:
     """Draw for each task the share of examples that the policy gives each K."""
     results = _result(store, "test")
@@ -243,6 +286,7 @@ def draw_binning(store: Store) -> plt.Figure:
 FIGURES: dict[str, Callable[[Store], plt.Figure]] = {
     "teaser": draw_teaser,
     "vcs_vrs_tradeoff": draw_vcs_vrs_tradeoff,
+    "axes": draw_axes,
     "rollout_distribution": draw_rollout_distribution,
     "reliability": draw_reliability,
     "binning": draw_binning,

@@ -189,6 +189,8 @@ class Evaluator:
                 "task": label.task,
                 "medium": label.medium,
                 "level": label.level,
+                "see": label.see,
+                "think": label.think,
                 "form": label.form,
                 "scene": label.scene,
                 "truth": label.truth,

@@ -171,7 +171,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--device", help="default: each process's own GPU, else cpu; auto: one model over all GPUs")
     parser.add_argument("--policy-path", help="without it, rows that need a policy are left out")
     parser.add_argument("--answer-format", help="of avis.prompts; default: by the model's name")
-    parser.add_argument("--tasks", nargs="+", default=["garden"], help="garden, or .jsonl or VLMEvalKit's .tsv files")
+    parser.add_argument("--tasks", nargs="+", default=["garden"], help="garden, garden2, or .jsonl or .tsv files")
     parser.add_argument("--split", help="of the garden, instead of the recipe's")
     parser.add_argument("--limit", type=int, help="the first n examples of each source, instead of the recipe's number")
     parser.add_argument("--processes", type=int, default=1, help="with one thread each (default: %(default)s)")

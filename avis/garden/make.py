@@ -1,12 +1,12 @@
 """Writes a split of the garden as files: images, videos, and questions for this and other programs.
 
-    python -m avis.garden.make --split dev --out out/dev
+    python -m avis.garden.make --split garden2:dev --out out/dev
 
 The folder then holds `images/*.png` and `videos/*.mp4` (one for each scene, whatever number of questions is about it;
-two for a pair of images), `items.jsonl` (one line a question), `garden_<split>_mcq.tsv` and `garden_<split>_vqa.tsv`
-(the questions about one image, for VLMEvalKit), `README.md` and the `metadata.jsonl` files (for Hugging Face's
-`load_dataset`), `SHA256SUMS`, `plan.json` and, last of all, `manifest.json`. The same split gives the same bytes in any
-process. The same command resumes a run that was killed.
+two for a pair of images), `items.jsonl` (one line a question), `garden2_<split>_mcq.tsv` and `garden2_<split>_vqa.tsv`
+(the questions about one image, for VLMEvalKit; the first garden's begin with `garden_`), `README.md` and the
+`metadata.jsonl` files (for Hugging Face's `load_dataset`), `SHA256SUMS`, `plan.json` and, last of all, `manifest.json`.
+The same split gives the same bytes in any process. The same command resumes a run that was killed.
 """
 
 import base64
@@ -29,6 +29,7 @@ from avis.cli import ArgumentParser, run_command
 from avis.files import read_json, sha256, write_atomically, write_json
 from avis.garden.hashes import items_sha256, pixels_sha256
 from avis.garden.media import encode_image, encode_video
+from avis.garden.scenes import SECOND
 from avis.garden.tasks import LETTERS, QUESTIONS_PER_IMAGE, SPLIT_SIZES, Item, item_for
 from avis.processes import run_in_processes
 
@@ -88,7 +89,7 @@ def make(split: str, out: Path, limit: int | None = None, processes: int | None 
     manifest = plan | {
         "counts": {
             name: {str(key): n for key, n in sorted(Counter(line[name] for line in lines).items())}
-            for name in ("task", "level", "form", "medium", "answerable")
+            for name in ("task", *_difficulty(split), "form", "medium", "answerable")
         },
         "sha256": {name: sha256([out / name]) for name in ("items.jsonl", "SHA256SUMS")},
     }
@@ -104,7 +105,7 @@ def _plan(split: str, count: int) -> dict:
         "items": count,
         "command": f"python -m avis.garden.make --split {split} --limit {count}",
         "items_sha256": items_sha256(split, progress),
-        "pixels_sha256": pixels_sha256(),
+        "pixels_sha256": pixels_sha256(split),
         "versions": {"av": av.__version__, "numpy": np.__version__, "pillow": PIL.__version__},
     }
 
@@ -173,10 +174,16 @@ def _draw_chunk(split: str, out: Path, indices: range) -> list[tuple[Line, list[
 
 
 def item_line(index: int, item: Item) -> Line:
-    """Return an item's line of `items.jsonl`; `question` has the options, `question_text` has not."""
-    fields = ("task", "medium", "level", "form", "question", "options", "answer", "value", "trace")
+    """Return an item's line of `items.jsonl`; `question` has options and layout, `question_text` has not."""
+    difficulty = ("see", "think", "layout") if item.see else ("level",)
+    fields = ("task", "medium", *difficulty, "form", "question", "options", "answer", "value", "trace")
     line = {"index": index} | {name: getattr(item, name) for name in (*fields, "scene_id", "answerable")}
-    return line | {"question_text": item.question.split("\n")[0], "files": _file_names(item)}
+    return line | {"question_text": item.stem, "files": _file_names(item)}
+
+
+def _difficulty(split: str) -> tuple[str, ...]:
+    """Return the names of what says in a split's lines how hard an item is."""
+    return ("see", "think") if split.startswith(SECOND) else ("level",)
 
 
 def _file_names(item: Item) -> list[str]:
@@ -189,27 +196,29 @@ def _file_names(item: Item) -> list[str]:
 
 def _write_tables(split: str, out: Path, lines: list[Line]) -> list[str]:
     """Write every file but images, videos, plan and manifest; return their names."""
+    plain = split.removeprefix(SECOND)
+    table = split.replace(":", "_") if split.startswith(SECOND) else f"garden_{split}"
     videos = [line for line in lines if line["medium"] == "video"]
     images = [line for line in lines if line["medium"] != "video"]
     rows = [{"file_names": [Path(name).name for name in line["files"]]} | line for line in images]
     texts = {
         "items.jsonl": _jsonl(lines),
         "images/metadata.jsonl": _jsonl(rows),
-        "README.md": CARD.format(split=split, path="images/**", text=ABOUT.format(split=split)),
+        "README.md": CARD.format(split=plain, path="images/**", text=ABOUT.format(split=split)),
     }
     if videos:
         texts["videos/metadata.jsonl"] = _jsonl([{"file_name": Path(line["files"][0]).name} | line for line in videos])
-        texts["videos/README.md"] = CARD.format(split=split, path="'[0-9m]*'", text=f"# The videos of {split}")
+        texts["videos/README.md"] = CARD.format(split=plain, path="'[0-9m]*'", text=f"# The videos of {split}")
     for name, form in (("mcq", "choice"), ("vqa", "free")):
         of_form = [line for line in images if line["medium"] == "image" and line["form"] == form]
         if of_form:
-            texts[f"garden_{split}_{name}.tsv"] = _tsv(of_form, out)
+            texts[f"{table}_{name}.tsv"] = _tsv(of_form, out, _difficulty(split))
     for name, text in texts.items():
         write_atomically(out / name, text.encode())
     return list(texts)
 
 
-def _tsv(lines: list[Line], out: Path) -> str:
+def _tsv(lines: list[Line], out: Path, difficulty: tuple[str, ...]) -> str:
     """Return a table for VLMEvalKit; an image that an earlier row has is given as that row's index."""
     letters = list(LETTERS) if lines[0]["form"] == "choice" else []
     first_rows: dict[str, int] = {}
@@ -221,7 +230,8 @@ def _tsv(lines: list[Line], out: Path) -> str:
         first = first_rows.setdefault(name, index)
         image = base64.b64encode((out / name).read_bytes()).decode() if first == index else first
         options = [*line["options"], *[""] * (len(letters) - len(line["options"]))]
-        table.writerow([index, image, line["question_text"], *options, line["answer"], line["task"], line["level"]])
+        group = " ".join(str(line[name]) if name == "level" else f"{name} {line[name]}" for name in difficulty)
+        table.writerow([index, image, line["question_text"], *options, line["answer"], line["task"], group])
     return text.getvalue()
 
 

@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from avis.files import write_atomically
-from avis.garden.scenes import LEVELS, rng_for
-from avis.garden.tasks import FORMS, TASKS, make_item
+from avis.garden.scenes import LEVELS, SECOND, level_for, rng_for
+from avis.garden.tasks import ALL_TASKS, FORMS, TASKS, make_item
 from avis.prompts import with_instruction
 
 VOCABULARY = 1024
@@ -85,12 +85,13 @@ CHAT_TEMPLATE = r"""
 {{ '<|im_start|>assistant\n' if add_generation_prompt else '' }}"""
 
 
-def _corpus() -> Iterator[str]:
+def _corpus(is_second: bool) -> Iterator[str]:
     """Yield the text that the tokenizer is trained on: training questions in both forms, and their responses."""
-    for number, task in enumerate(TASKS):
+    for number, task in enumerate(ALL_TASKS if is_second else TASKS):
         for index in range(400):
-            rng = rng_for("train", 500, number, index)
-            item = make_item(rng, task, 1 + index % len(LEVELS), FORMS[index % 2])
+            rng = rng_for(f"{SECOND}train" if is_second else "train", 500, number, index)
+            level = level_for(1 + index % 5, 1 + index // 5 % 5) if is_second else LEVELS[index % len(LEVELS)]
+            item = make_item(rng, task, level, FORMS[index % 2])
             enable_thinking = index % 8 != 0
             yield with_instruction(item.question, enable_thinking)
             yield item.response(enable_thinking)
@@ -98,8 +99,12 @@ def _corpus() -> Iterator[str]:
             yield "user\nassistant\n"
 
 
-def new_tokenizer() -> Qwen2TokenizerFast:
-    """Return a byte-level BPE tokenizer of at most `VOCABULARY` entries: it encodes any text, the garden's briefly."""
+def new_tokenizer(is_second: bool = False) -> Qwen2TokenizerFast:
+    """Return a byte-level BPE tokenizer of at most `VOCABULARY` entries: it encodes any text, the garden's briefly.
+
+    Args:
+        is_second: whether the garden is the second one.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -115,7 +120,7 @@ def new_tokenizer() -> Qwen2TokenizerFast:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_corpus(), trainer)
+    tokenizer.train_from_iterator(_corpus(is_second), trainer)
     tokenizer.add_special_tokens(list(SPECIAL))
     tokenizer.add_tokens(list(TAGS))
     return Qwen2TokenizerFast(
@@ -131,13 +136,17 @@ def new_tokenizer() -> Qwen2TokenizerFast:
     )
 
 
-def new_processor() -> Qwen2_5_VLProcessor:
-    """Return tokenizer, image and video processors with the chat template; pixel bounds fit the garden's images."""
+def new_processor(is_second: bool = False) -> Qwen2_5_VLProcessor:
+    """Return tokenizer, image and video processors with the chat template; pixel bounds fit the gardens' images.
+
+    Args:
+        is_second: whether the tokenizer is the second garden's.
+    """
     size = {"shortest_edge": 4 * 28 * 28, "longest_edge": 640 * 28 * 28}
     vision = dict(patch_size=14, temporal_patch_size=2, merge_size=2, size=size)
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessorFast(**vision),
-        tokenizer=new_tokenizer(),
+        tokenizer=new_tokenizer(is_second),
         video_processor=Qwen2VLVideoProcessor(**vision),
         chat_template=CHAT_TEMPLATE,
     )

@@ -132,6 +132,7 @@ def _place_animals(
             tilt=draw_between(rng, (-6, 6)),
             colour=int(rng.integers(4)),
             price=prices[i] if prices else 0,
+            tag=level.tag,
         )
         for i, ((kind, wears), (x, y, *_), size) in enumerate(zip(pairs, spots, sizes, strict=True))
     ]
@@ -182,6 +183,6 @@ def _place_props(
 def hide(rng: np.random.Generator, scene: Scene) -> Scene:
     """Return the scene with everything that matters out of sight: behind bushes, or too far to be seen.
 
-    In a video it is always far: bushes that move would show what moves behind them.
+    In a video it is always far: bushes that move would show what moves behind them. A page is empty then.
     """
-    return replace(scene, hidden="far" if scene.seconds else str(rng.choice(("bushes", "far"))))
+    return replace(scene, hidden="far" if scene.seconds or scene.page else str(rng.choice(("bushes", "far"))))

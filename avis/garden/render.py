@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from avis.garden.paper import paint_page
 from avis.garden.scenes import Animal, Prop, Scene, Sign, video_times
 from avis.garden.sprites import GREEN, INK, animal_sprite, prop_sprite
 
@@ -64,6 +65,8 @@ def render_frames(scene: Scene, times: Iterable[float] | None = None) -> Iterato
 
 def _paint(scene: Scene, moment: Scene) -> Image.Image:
     """Return the image of `scene` at a moment of it, before light and noise."""
+    if scene.page:
+        return paint_page(scene)
     canvas = _ground(scene)
     back = sorted((prop for prop in scene.props if not prop.front), key=lambda prop: prop.y)
     for prop in back:
@@ -145,13 +148,14 @@ def _paste_shadow(canvas: Image.Image, left: float, bottom: float, width: int, h
 
 def _paste_tag(canvas: Image.Image, animal: Animal) -> None:
     """Paste a paper tag with the animal's price on its lower half."""
-    side = 0.36 * animal.size
-    x, y = animal.x, animal.y + 0.3 * animal.size
+    x, y, side = animal.tag_box
     draw = ImageDraw.Draw(canvas)
     box = [x - side / 2, y - side / 2, x + side / 2, y + side / 2]
     edge = max(1, round(side / 14))
     draw.rounded_rectangle(box, radius=side / 6, fill=(252, 250, 240), outline=(120, 96, 60), width=edge)
-    draw.text((x, y), str(animal.price), font=_font(max(4, round(0.95 * side))), fill=INK, anchor="mm")
+    # The second garden's digits fill their tags, so that they can be read on small animals.
+    fill = 0.95 if animal.tag == 0.36 else 1.2
+    draw.text((x, y), str(animal.price), font=_font(max(4, round(fill * side))), fill=INK, anchor="mm")
 
 
 def _paste_sign(canvas: Image.Image, sign: Sign) -> None:

@@ -1,6 +1,9 @@
-"""Draws the garden's contact sheet: for each task and level, the first item of each form.
+"""Draws a garden's contact sheet: for each task and level, the first item of each form.
 
 python -m avis.garden.sheet --out assets/garden.png
+python -m avis.garden.sheet --garden garden2 --out out/garden2.png
+
+The second garden's has a column for each `see`; `think` goes up by one from column to column and from task to task.
 """
 
 import sys
@@ -10,8 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from avis.cli import ArgumentParser, run_command
 from avis.garden.render import render, render_frames
-from avis.garden.scenes import LEVELS
-from avis.garden.tasks import FORMS, TASKS, Item, item_for
+from avis.garden.scenes import LEVELS, SECOND, SEE, THINK
+from avis.garden.tasks import ALL_TASKS, FORMS, LETTERS, SECOND_TASKS, TASKS, Item, item_for
+from avis.garden.tasks.splits import turn_of
 
 CELL, TALL = 274, 210  # pixels: an image's width, and its height at most
 GAP, SIDE, HEAD = 12, 122, 118  # between cells, left of them for the tasks' names, above them for title and levels
@@ -64,34 +68,57 @@ def wrap_text(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 def caption_lines(item: Item, font: ImageFont.FreeTypeFont) -> list[tuple[str, str]]:
     """Return the lines beneath an image, each with its colour: question, options, answer."""
-    question, _, options = item.question.partition("\n")
-    lines = [(line, INK) for line in wrap_text(question, font, CELL)]
+    lines = [(line, INK) for line in wrap_text(item.stem, font, CELL)]
+    options = " ".join(f"{letter}. {option}" for letter, option in zip(LETTERS, item.options, strict=False))
     lines += [(line, FAINT) for line in wrap_text(options, font, CELL) if line]
     answer = item.answer if item.form == "free" else f"{item.answer}, {item.value}"
+    if item.see:
+        answer = f"{answer}  (think {item.think})"
     return lines + [(answer, GREEN) if item.answerable else (f"{answer} (not answerable)", RED)]
 
 
-def draw_sheet() -> Image.Image:
-    """Return the whole sheet, RGB: a row for each task, two columns for each level."""
+def second_items() -> dict[tuple[str, int], list[Item]]:
+    """Return an item of the second garden's train split for each of its tasks and each `see`."""
+    found = {}
+    for medium in ("image", "video"):
+        tasks = SECOND_TASKS["video"] if medium == "video" else SECOND_TASKS["image"] + SECOND_TASKS["images"]
+        for row, task in enumerate(tasks):
+            for see in range(1, len(SEE) + 1):
+                think, form = 1 + (row + see - 1) % len(THINK), (row + see) % len(FORMS)
+                numbers = (row + len(tasks) * turn for turn in range(50))
+                number = next(n for n in numbers if turn_of(n, len(tasks)) == (row, see, think, form))
+                index = 5 * number + 4 if medium == "video" else number // 4 * 5 + number % 4
+                found[task.name, see] = [item_for(f"{SECOND}train", index)]
+    return found
+
+
+def draw_sheet(garden: str = "garden") -> Image.Image:
+    """Return the whole sheet, RGB: a row for each task, one or two columns for each level or `see`.
+
+    Args:
+        garden: "garden" or "garden2".
+    """
     small, middle = ImageFont.load_default(TEXT), ImageFont.load_default(20)
-    items, step = first_items(), CELL + GAP
-    rows = []
-    for task in TASKS:
-        of_task = [item for level in range(1, len(LEVELS) + 1) for item in items[task, level]]
-        rows.append((task, [(draw_strip(item), caption_lines(item, small)) for item in of_task]))
+    items = first_items() if garden == "garden" else second_items()
+    word, step = "level" if garden == "garden" else "see", CELL + GAP
+    by_task: dict[str, list[Item]] = {}
+    for (task, _), found in items.items():
+        by_task.setdefault(task, []).extend(found)
+    rows = [(task, [(draw_strip(item), caption_lines(item, small)) for item in own]) for task, own in by_task.items()]
+    per_level = len(rows[0][1]) // len(LEVELS)
     tops = [HEAD]
     for _, cells in rows:
         height = max(image.height for image, _ in cells)
         num_lines = max(len(lines) for _, lines in cells)
         tops.append(tops[-1] + height + 8 + num_lines * LINE + 20)
-    width = SIDE + 2 * len(LEVELS) * step + GAP
+    width = SIDE + per_level * len(LEVELS) * step + GAP
     canvas = Image.new("RGB", (width, tops[-1]), PAPER)
     draw = ImageDraw.Draw(canvas)
-    _draw_head(draw, canvas.height)
+    _draw_head(draw, canvas.height, word, per_level)
     for (task, cells), top in zip(rows, tops[:-1], strict=True):
         draw.line([GAP, top - 9, width - GAP, top - 9], "#ddd2bb")
         draw.text((GAP + 4, top), task, INK, middle)
-        draw.text((GAP + 4, top + 27), MEDIA[TASKS[task].medium], FAINT, small)
+        draw.text((GAP + 4, top + 27), MEDIA[ALL_TASKS[task].medium], FAINT, small)
         tallest = max(image.height for image, _ in cells)
         for column, (image, lines) in enumerate(cells):
             left = SIDE + column * step
@@ -101,28 +128,32 @@ def draw_sheet() -> Image.Image:
     return canvas
 
 
-def _draw_head(draw: ImageDraw.ImageDraw, height: int) -> None:
+def _draw_head(draw: ImageDraw.ImageDraw, height: int, word: str, per_level: int) -> None:
     """Draw the title, and the levels with a stripe behind every second one."""
     middle, step = ImageFont.load_default(20), CELL + GAP
     draw.text((GAP + 4, 16), "The garden", INK, ImageFont.load_default(40))
     note = "Every task at every level, the first free question and the first with options. The answer stands beneath."
+    if per_level == 1:
+        note = "Every task at every see, with another think in each column. The answer stands beneath."
     draw.text((GAP + 244, 34), note, FAINT, middle)
     for number, level in enumerate(LEVELS):
-        left = SIDE + 2 * number * step
+        left, wide = SIDE + per_level * number * step, per_level * step
         if number % 2 == 0:
-            draw.rectangle([left - GAP // 2, HEAD - 44, left + 2 * step - GAP // 2 - 1, height], STRIPE)
-        draw.text((left + step - GAP / 2, HEAD - 24), f"level {level.number}", INK, middle, anchor="mm")
+            draw.rectangle([left - GAP // 2, HEAD - 44, left + wide - GAP // 2 - 1, height], STRIPE)
+        draw.text((left + (wide - GAP) / 2, HEAD - 24), f"{word} {level.number}", INK, middle, anchor="mm")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 2 for a file that cannot be written."""
     parser = ArgumentParser(prog="python -m avis.garden.sheet", description="Draw the garden's contact sheet.")
-    parser.add_argument("--out", type=Path, default=Path("assets/garden.png"), help="PNG (default: %(default)s)")
-    out = parser.parse_args(argv).out
+    parser.add_argument("--garden", choices=("garden", "garden2"), default="garden", help="default: %(default)s")
+    parser.add_argument("--out", type=Path, help="PNG (default: assets/GARDEN.png)")
+    args = parser.parse_args(argv)
+    out = args.out or Path("assets") / f"{args.garden}.png"
 
     def command() -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        sheet = draw_sheet().quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        sheet = draw_sheet(args.garden).quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         sheet.save(out, "PNG", optimize=True)
 
     return run_command(command)

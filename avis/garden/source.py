@@ -1,6 +1,6 @@
 """A split of the garden as a set of questions, and the one function that opens any set by its name::
 
-source = open_source("garden:dev")          # or a .tsv or .jsonl file
+source = open_source("garden2:dev")         # or garden:dev, or a .tsv or .jsonl file
 question = source.question(7)
 messages = question.messages(source.media(7, folder))
 """
@@ -13,6 +13,7 @@ from string import ascii_uppercase
 
 from avis.garden.hashes import items_sha256
 from avis.garden.media import chat_parts
+from avis.garden.scenes import SECOND
 from avis.garden.tasks import SPLIT_SIZES, item_for
 from avis.questions import Label, Question, QuestionFile
 
@@ -21,7 +22,7 @@ class GardenSource:
     """A split of the garden, each item drawn when it is asked for.
 
     Attributes:
-        name: `garden-<split>`.
+        name: `garden-<split>` or `garden2-<split>`.
         split: its name.
     """
 
@@ -36,7 +37,7 @@ class GardenSource:
         """
         if split not in SPLIT_SIZES:
             raise ValueError(f"split must be one of {', '.join(SPLIT_SIZES)}, got {split!r:.100}")
-        self.split, self.name = split, f"garden-{split}"
+        self.split, self.name = split, (split if split.startswith(SECOND) else f"garden-{split}").replace(":", "-")
 
     def __len__(self) -> int:
         return SPLIT_SIZES[self.split]
@@ -59,10 +60,12 @@ class GardenSource:
             options=dict(zip(ascii_uppercase, item.options, strict=False)) or None,
             scene=item.scene_id,
             task=item.task,
-            level=item.level,
+            level=item.level or None,
             form=item.form,
             medium=item.medium,
             answerable=item.answerable,
+            see=item.see or None,
+            think=item.think or None,
         )
         return Question(index, item.question, label=label)
 
@@ -77,7 +80,7 @@ class GardenSource:
 
 
 def open_source(name: str, split: str = "calibration") -> GardenSource | QuestionFile:
-    """Return the set of questions of a name: "garden", "garden:<split>", or a .tsv or .jsonl file.
+    """Return the set of questions of a name: "garden", "garden:<split>", the same of garden2, or a .tsv or .jsonl file.
 
     Args:
         name: of the set.
@@ -89,7 +92,9 @@ def open_source(name: str, split: str = "calibration") -> GardenSource | Questio
     kind, _, given = name.partition(":")
     if kind == "garden":
         return GardenSource(given or split)
+    if f"{kind}:" == SECOND:
+        return GardenSource(SECOND + (given or split))
     path = Path(name)
     if path.suffix.lower() not in (".jsonl", ".tsv"):
-        raise ValueError(f"questions are garden, garden:SPLIT, or a .jsonl or .tsv file, got {name}")
+        raise ValueError(f"questions are garden, garden:SPLIT, garden2:SPLIT, or a .jsonl or .tsv file, got {name}")
     return QuestionFile(path)

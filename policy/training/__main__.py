@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 2 for bad input, which is reported in one line."""
     parser = ArgumentParser(prog="python -m policy.training", description="Fit the policy to a model.")
     parser.add_argument("--model-path", required=True, help="a Qwen2.5-VL folder or hub name")
-    parser.add_argument("--data", required=True, help="garden, garden:SPLIT, a VLMEvalKit .tsv, or JSONL")
+    parser.add_argument("--data", required=True, help="garden, garden:SPLIT, garden2:SPLIT, .tsv or JSONL")
     parser.add_argument("--dev", help="other data, to choose and measure on")
     parser.add_argument("--target-rho", type=float, default=0.75, help="mean fraction pruned; default 0.75")
     parser.add_argument("--items", type=int, help="the first so many questions of data and of dev; default all")

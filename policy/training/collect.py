@@ -107,6 +107,8 @@ def draw_rollouts(model, processor, question: Question, prefill: Prefill, seed: 
         "scene": str(label.scene),
         "task": label.task,
         "level": None if label.level is None else str(label.level),
+        "see": None if label.see is None else str(label.see),
+        "think": None if label.think is None else str(label.think),
         "form": label.form,
         "medium": label.medium,
         "answerable": label.answerable,
@@ -367,7 +369,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m policy.training.collect", description="Draw rollouts, and save what the predictor may read."
     )
     parser.add_argument("--model-path", required=True, help="a Qwen2.5-VL folder or hub name")
-    parser.add_argument("--data", required=True, help="garden, garden:SPLIT, a VLMEvalKit .tsv, or JSONL")
+    parser.add_argument("--data", required=True, help="garden, garden:SPLIT, garden2:SPLIT, .tsv or JSONL")
     parser.add_argument("--tau", type=Path, help="the report of the step tau; without it the angle is pi/4")
     parser.add_argument("--items", type=int, help="the first so many questions, whole scenes; default all")
     parser.add_argument("--max-new-tokens", type=int, default=2048, help="of each rollout; default 2048")

@@ -19,7 +19,7 @@ from policy.training.metrics import (
     summarize,
 )
 
-GROUPS = ("task", "level", "form", "medium", "answerable")
+GROUPS = ("task", "level", "see", "think", "form", "medium", "answerable")
 
 
 def evaluate_predictors(predictions: dict[str, np.ndarray], lines: Sequence[Line], seed: int) -> dict[str, Any]:
@@ -63,7 +63,9 @@ def evaluate_predictors(predictions: dict[str, np.ndarray], lines: Sequence[Line
 def _evaluate_predictor(p: np.ndarray, lines: Sequence[Line], judged: JudgedQuestions) -> dict[str, Any]:
     found: dict[str, Any] = {"all": all_metrics(p, judged), "reliability": reliability_bins(p, judged)}
     for group in GROUPS:
-        labels = np.array([str(line[group]) for line in lines])
+        if all(line.get(group) is None for line in lines):  # data sets have no levels, or no axes of difficulty
+            continue
+        labels = np.array([str(line.get(group)) for line in lines])
         found[group] = {str(x): all_metrics(p[labels == x], judged.select(labels == x)) for x in np.unique(labels)}
     return found
 

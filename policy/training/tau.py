@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m policy.training.tau", description="Find the angle of adaptive pruning for a wanted mean rho."
     )
     parser.add_argument("--model-path", required=True, help="a Qwen2.5-VL folder or hub name")
-    parser.add_argument("--data", required=True, help="garden, garden:SPLIT, a VLMEvalKit .tsv, or JSONL")
+    parser.add_argument("--data", required=True, help="garden, garden:SPLIT, garden2:SPLIT, .tsv or JSONL")
     parser.add_argument("--target-rho", type=float, default=0.75, help="mean fraction pruned; default 0.75")
     parser.add_argument("--items", type=int, default=ITEMS, help=f"the first so many questions; default {ITEMS}")
     parser.add_argument("--out", type=Path, required=True, help="the report, JSON")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from avis.evaluation.recipe import Row
 from avis.evaluation.score import Results, constant_guess, difference
 from avis.evaluation.tables.cells import (
+    difficulty_groups,
     distinct_values,
     flops_cells,
     format_fraction,
@@ -13,6 +14,7 @@ from avis.evaluation.tables.cells import (
     has_value,
     is_image,
     is_video,
+    largest_vote,
 )
 from avis.evaluation.tables.store import Table
 from avis.statistics import Interval, wilson_interval
@@ -61,9 +63,9 @@ def _summarise(results: Results, names: Sequence[str]) -> Table:
 
 
 def settings(results: Results) -> Table:
-    """Return a line for each row of the recipe: accuracy by medium and level, K, rho, cost in both accountings."""
-    levels = distinct_values(results, "level")
-    head = ["setting", "all", "images", "videos", *(f"level {level}" for level in levels), "mean K", "mean rho"]
+    """Return a line for each row of the recipe: accuracy by medium and difficulty, K, rho, cost in both accountings."""
+    groups = difficulty_groups(results)
+    head = ["setting", "all", "images", "videos", *(name for name, _ in groups), "mean K", "mean rho"]
     lines = [[*head, "#F LLM-only", "#F total", "#F LLM-only, early stop"]]
     vanilla = results.vanilla()
     for name in results.rows:
@@ -72,26 +74,26 @@ def settings(results: Results) -> Table:
             continue
         line = [name, format_percent(one.accuracy())]
         line += [format_percent(one.where(kind).accuracy()) for kind in (is_image, is_video)]
-        line += [format_percent(one.where(has_value("level", level)).accuracy(), 0) for level in levels]
+        line += [format_percent(one.where(is_in_group).accuracy(), 0) for _, is_in_group in groups]
         line += [f"{one.rollouts.mean():.2f}", f"{one.rho.mean():.2f}", *flops_cells(one, vanilla)]
         lines.append([*line, format_fraction(one.relative(vanilla, stopped=True)["llm"])])
     return lines
 
 
 def tasks(results: Results) -> Table:
-    """Return a line for each task: vanilla over all and by level, votes, and the best constant guess."""
-    levels = distinct_values(results, "level")
+    """Return a line for each task: vanilla over all and by difficulty, votes, and the best constant guess."""
+    groups = difficulty_groups(results)
     vanilla = results.vanilla()
     votes = {}
     for name in results.rows:
         if name.startswith("VRS ") and (vote := results.outcome(name)):
             votes[name.removeprefix("VRS ")] = vote
-    lines = [["task", "greedy", *(f"level {level}" for level in levels), *votes, "constant guess"]]
+    lines = [["task", "greedy", *(name for name, _ in groups), *votes, "constant guess"]]
     for task in distinct_values(results, "task"):
         is_of_task = has_value("task", task)
         greedy = vanilla.where(is_of_task)
         line = [task, format_percent(greedy.accuracy())]
-        line += [format_percent(greedy.where(has_value("level", level)).accuracy(), 0) for level in levels]
+        line += [format_percent(greedy.where(is_in_group).accuracy(), 0) for _, is_in_group in groups]
         line += [format_percent(vote.where(is_of_task).accuracy()) for vote in votes.values()]
         lines.append([*line, f"{100 * constant_guess(greedy.records):.1f}"])
     return lines
@@ -100,10 +102,11 @@ def tasks(results: Results) -> Table:
 def goals(results: Results) -> Table:
     """Return the bundled model's goals and what was measured."""
     vanilla, vote = results.vanilla(), results.outcome_of(results.rows["VRS K=7"])
-    easy = vanilla.where(lambda record: record["level"] <= 3)
+    easy = vanilla.where(lambda record: (record["level"] or record["see"]) <= 3)
+    axis = "see" if distinct_values(results, "see") else "levels"
     lines = [["goal", "wanted", "measured"]]
     for name, kind, wanted in (("images", is_image, "70%"), ("videos", is_video, "60%")):
-        lines.append([f"greedy, {name}, levels 1 to 3", wanted, format_percent(easy.where(kind).accuracy())])
+        lines.append([f"greedy, {name}, {axis} 1 to 3", wanted, format_percent(easy.where(kind).accuracy())])
     names = distinct_values(results, "task")
     above = []
     for task in names:
@@ -159,6 +162,27 @@ def backbones(results: Results) -> Table:
         parts = (one, one.where(is_image), one.where(is_video))
         line = [name, *(format_percent(part.accuracy()) for part in parts), *flops_cells(one, vanilla)]
         lines.append([*line, "" if name == "vanilla" else format_points(difference(one, vanilla))])
+    return lines
+
+
+def axes(results: Results) -> Table:
+    """Return accuracy over see x think: greedy, the vote of the largest K, and the difference."""
+    vanilla, (name, vote) = results.vanilla(), largest_vote(results)
+    parts = [("all", lambda record: True)]
+    sees, thinks = (
+        [*((f"{axis} {value}", has_value(axis, value)) for value in distinct_values(results, axis)), *parts]
+        for axis in ("see", "think")
+    )
+    lines = [["see", "answer", *(think for think, _ in thinks)]]
+    for see, is_see in sees:
+        cells: dict[str, list[str]] = {"greedy": [], name: [], f"{name} minus greedy, points": []}
+        for _, is_think in thinks:
+            one, other = (outcome.where(is_see).where(is_think) for outcome in (vanilla, vote))
+            found = [format_percent(one.accuracy(), 0), format_percent(other.accuracy(), 0)]
+            found.append(format_points(difference(other, one)) if one.records else "")
+            for own, cell in zip(cells.values(), found, strict=True):
+                own.append(cell)
+        lines += [[see, answer, *own] for answer, own in cells.items()]
     return lines
 
 

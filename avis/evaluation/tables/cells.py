@@ -6,6 +6,9 @@ from typing import Any
 from avis.evaluation.score import Outcome, Record, Results
 from avis.statistics import Difference, Interval
 
+# What the records say of an example's difficulty; those of results that are older than the second garden have no axes.
+DIFFICULTIES = ("level", "see", "think")
+
 
 def format_percent(share: Interval | None, digits: int = 1) -> str:
     """Return `35.6 (30 to 42)`; nothing where there are no examples."""
@@ -63,10 +66,30 @@ def is_image(record: Record) -> bool:
 
 def has_value(name: str, value: Any) -> Callable[[Record], bool]:
     """Return the test whether a part of an example's record has this value."""
-    return lambda record: record[name] == value
+    return lambda record: record.get(name) == value
+
+
+def largest_vote(results: Results) -> tuple[str, Outcome]:
+    """Return name and outcome of the recipe's vote without pruning that has most rollouts.
+
+    Raises:
+        KeyError: the recipe has no such row.
+    """
+    rows = [row for row in results.rows.values() if row.run == "rho=0" and isinstance(row.rollouts, int)]
+    most = max(rows, key=lambda row: row.sampled)
+    if not most.sampled:
+        raise KeyError("vote")
+    return f"vote of {most.sampled}", results.outcome_of(most)
 
 
 def distinct_values(results: Results, name: str) -> list:
-    """Return the values that a part of the records has, in order of first appearance; levels ascending."""
-    found = list(dict.fromkeys(record[name] for record in results.records if record[name] is not None))
-    return sorted(found) if name == "level" else found
+    """Return the values that a part of the records has, in order of first appearance; those of difficulty ascending."""
+    found = list(dict.fromkeys(record[name] for record in results.records if record.get(name) is not None))
+    return sorted(found) if name in DIFFICULTIES else found
+
+
+def difficulty_groups(results: Results) -> list[tuple[str, Callable[[Record], bool]]]:
+    """Return every level, and every value of the two axes of the second garden, each with its name."""
+    return [
+        (f"{name} {value}", has_value(name, value)) for name in DIFFICULTIES for value in distinct_values(results, name)
+    ]

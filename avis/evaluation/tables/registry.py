@@ -6,6 +6,7 @@ from typing import Any
 
 from avis.evaluation.score import Results
 from avis.evaluation.tables import accuracy, captions, comparisons, policy_reports, speed_reports
+from avis.evaluation.tables.cells import distinct_values
 from avis.evaluation.tables.store import Store, Table
 
 
@@ -44,7 +45,7 @@ RESULT_TABLES = {
     ),
     "settings": ResultTable(
         accuracy.settings,
-        "Every row of the recipe: accuracy over all, by medium and by level, K, rho, and cost in both accountings.",
+        "Every row of the recipe: accuracy over all, by medium and difficulty, K, rho, and cost in both accountings.",
     ),
     "forms": ResultTable(
         comparisons.forms,
@@ -53,7 +54,13 @@ RESULT_TABLES = {
     "votes": ResultTable(
         comparisons.votes, "The vote that weighs rollouts by confidence against plain majority, on the same rollouts."
     ),
-    "tasks": ResultTable(accuracy.tasks, "By task: vanilla over all and by level, votes, and the best constant guess."),
+    "axes": ResultTable(
+        accuracy.axes,
+        "Accuracy over how hard it is to see and how many steps it takes: greedy, the vote, and the vote minus greedy.",
+    ),
+    "tasks": ResultTable(
+        accuracy.tasks, "By task: vanilla over all and by difficulty, votes, and the best constant guess."
+    ),
     "goals": ResultTable(accuracy.goals, "The bundled model's goals and what was measured."),
     "paper1": ResultTable(
         accuracy.paper1,
@@ -141,6 +148,8 @@ def _fits(kind: str, results: Results) -> bool:
         return "AVIS" in results.rows
     if kind in ("tasks", "goals"):
         return recipe == "dev"
+    if kind == "axes":
+        return recipe not in ("grid", "backbones") and len(distinct_values(results, "see")) > 1
     if kind == "grid" or recipe == "grid":
         return kind == "grid" and recipe == "grid"
     if kind == "backbones" or recipe == "backbones":

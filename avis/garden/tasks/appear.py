@@ -18,7 +18,7 @@ class Appear(Task):
         return (str(rng.choice(("first", "second", "last"))),)
 
     def compose(self, rng, level, width, height, about, answer, extras):
-        count = 3 if level.number < 3 else 4
+        count = 3 if level.crowd < 3 else 4
         rest = [str(kind) for kind in rng.permutation([kind for kind in KINDS if kind != answer])][: count - 1]
         place = {"first": 0, "second": 1, "last": count - 1}[about[0]]
         order = rest[:place] + [answer] + rest[place:]

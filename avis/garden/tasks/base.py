@@ -4,13 +4,14 @@ A task is one small class in a file of its own. Its answer is drawn first, evenl
 scene that has it, so that nothing in a question reveals its answer. `solve` reads the answer back from the record.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from avis.garden.scenes import KINDS, WEARS, Animal, Level, Scene
+from avis.garden.scenes import KINDS, MOVES, THINK, WEARS, Animal, Level, Scene
 
 WORN = {"glasses": "glasses", "hat": "a hat", "scarf": "a scarf", "nothing": "nothing"}
 LETTERS = "ABCD"
@@ -37,19 +38,43 @@ class Task(ABC):
         name: by which it is registered in `avis.garden.tasks.TASKS`.
         medium: "image", "video" or "images" (two images).
         values: every answer, each as likely as the others; () when there are too many to list.
+        is_alone: whether no other task can ask about its scenes.
     """
 
     name: str
     medium: str = "image"
     values: tuple[str, ...] = ()
+    is_alone: bool = False
 
     def draw_subject(self, rng: np.random.Generator) -> tuple:
         """Draw the subject of a question, before there is a scene."""
         return ()
 
-    def draw_answer(self, rng: np.random.Generator, level: Level) -> str:
-        """Draw an answer, before there is a scene."""
-        return str(rng.choice(self.values))
+    def draw_subject_at(self, rng: np.random.Generator, level: Level, scenes: tuple[Scene, ...] = ()) -> tuple:
+        """Draw the subject of a question whose size follows the level, before there is a scene or for given scenes.
+
+        Args:
+            rng: the item's generator.
+            level: of difficulty.
+            scenes: those that the question is about; () when they are not drawn yet.
+        """
+        return self.draw_subject(rng)
+
+    def shape(self, about: tuple) -> tuple:
+        """Return what questions about one scene must have in common for any answer to be as likely for each of them."""
+        return tuple(part is None for part in about)
+
+    def most_think(self, columns: int, rows: int) -> int:
+        """Return the largest `think` whose scenes can be read from labels, at a size in merged visual tokens."""
+        return len(THINK)
+
+    def answers(self, level: Level, about: tuple) -> Sequence[str]:
+        """Return the answers that a question about this subject can have at a level, each as likely as the others."""
+        return self.values
+
+    def draw_answer(self, rng: np.random.Generator, level: Level, about: tuple) -> str:
+        """Draw an answer to a question about this subject, before there is a scene."""
+        return str(rng.choice(self.answers(level, about)))
 
     @abstractmethod
     def compose(
@@ -71,6 +96,10 @@ class Task(ABC):
     def solve(self, scenes: tuple[Scene, ...], about: tuple) -> str | None:
         """Return the answer, read from the scenes' record; None when the question does not fit them."""
 
+    def fits_level(self, level: Level, scenes: tuple[Scene, ...], about: tuple) -> bool:
+        """Return whether a question that fits the scenes has as many reasoning steps as the level says."""
+        return True
+
     @abstractmethod
     def wordings(self, about: tuple) -> list[str]:
         """Return all ways to put the question."""
@@ -78,6 +107,21 @@ class Task(ABC):
     @abstractmethod
     def traces(self, scenes: tuple[Scene, ...], about: tuple) -> list[str]:
         """Return all valid ways of reasoning to the answer, without the answer itself."""
+
+    def draw_trace(self, rng: np.random.Generator, scenes: tuple[Scene, ...], about: tuple) -> str:
+        """Draw one valid way of reasoning to the answer, without the answer itself.
+
+        Tasks with more orders of steps than `traces` lists draw one of all.
+        """
+        found = self.traces(scenes, about)
+        return found[int(rng.integers(len(found)))]
+
+    def near_answers(self, scenes: tuple[Scene, ...], about: tuple) -> list[str]:
+        """Return the wrong numbers that one slip of reasoning leads to; [] where options are drawn from all answers.
+
+        Where there are some, `answers` are whole numbers one apart: see `draw_near_options`.
+        """
+        return []
 
     def draw_options(self, rng: np.random.Generator, answer: str, among: Sequence[str]) -> list[str]:
         """Draw up to four options in random order.
@@ -91,6 +135,46 @@ class Task(ABC):
         others = [value for value in among if value != answer]
         chosen = [str(v) for v in rng.choice(others, size=min(3, len(others)), replace=False)] + [answer]
         return [chosen[i] for i in rng.permutation(len(chosen))]
+
+
+_NAMES = re.compile(
+    rf"\b(?:(?:{'|'.join(KINDS)})s?|{'|'.join(WORN.values())}|(?:to the )?(?:{'|'.join(MOVES)})|[A-Z])\b"
+)
+
+
+def without_names(question: str) -> str:
+    """Return a question's words without kinds, things to wear, sides and letters, which tell nothing of the answer.
+
+    What is left may: of what remains of 70, 80, 90 and 100, the most remains of 100, and a sum of four is larger than a
+    sum of three. So questions about one scene of which each could have any answer are alike in it.
+    """
+    return _NAMES.sub("", question)
+
+
+def draw_near_options(rng: np.random.Generator, answer: str, near: Sequence[str], among: Sequence[str]) -> list[str]:
+    """Draw four whole numbers in random order, one or two slips apart, that do not reveal which one is right.
+
+    Two slips are drawn, and then which of them the right number has that the least has not: none, one, the other, or
+    both. So the four look the same from each of them: any rank is as likely to be the right one, and none is the middle
+    of the others. `among` is a ring, which begins again after its end: else a number near an end would stand out.
+
+    Args:
+        rng: the item's generator.
+        answer: the right option.
+        near: what one slip leads to.
+        among: the numbers that the answer was drawn from, evenly, one apart.
+
+    Returns:
+        The options; [] where `among` has too few numbers for two slips.
+    """
+    right, count = list(among).index(answer), len(among)
+    slips = sorted({abs(int(value) - int(answer)) for value in near} & set(range(1, (count + 1) // 2)))
+    if len(slips) < 2:
+        return []
+    one, other = (int(slip) for slip in rng.choice(slips, size=2, replace=False))
+    least = right - one * int(rng.integers(2)) - other * int(rng.integers(2))
+    chosen = [among[(least + slip) % count] for slip in (0, one, other, one + other)]
+    return [chosen[i] for i in rng.permutation(len(chosen))]
 
 
 def reading_orders(scene: Scene) -> list[tuple[str, list[Animal]]]:

@@ -15,7 +15,7 @@ class Changed(Task):
     values = KINDS
 
     def compose(self, rng, level, width, height, about, answer, extras):
-        count = (2, 3, 4, 4, 4)[level.number - 1]
+        count = (2, 3, 4, 4, 4)[level.crowd - 1]
         rest = [str(kind) for kind in rng.permutation([kind for kind in KINDS if kind != answer])]
         pairs = [(kind, str(rng.choice(WEARS))) for kind in [answer] + rest[: count - 1]]
         scene = as_video(place_for_video(rng, level, width, height, pairs), float(rng.integers(3, 8)))

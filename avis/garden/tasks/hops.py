@@ -31,13 +31,13 @@ class Hops(Task):
         return (str(rng.choice(KINDS)),)
 
     def compose(self, rng, level, width, height, about, answer, extras):
-        count = (1, 2, 2, 3, 4)[level.number - 1]
+        count = (1, 2, 2, 3, 4)[level.crowd - 1]
         pairs = [(str(rng.choice(kinds_except(about))), wears) for _, wears in cast(rng, count)]
         pairs[0] = (about[0], pairs[0][1])
         scene = as_video(place_for_video(rng, level, width, height, pairs), float(rng.integers(7, 9)))
         animals = []
         for animal in scene.animals:
-            hops = int(answer) if animal.kind == about[0] else int(rng.integers(0, 5)) * (level.number > 2)
+            hops = int(answer) if animal.kind == about[0] else int(rng.integers(0, 5)) * (level.crowd > 2)
             animals.append(with_hops(rng, level, scene, animal, hops))
         return (replace(scene, animals=tuple(animals)),)
 

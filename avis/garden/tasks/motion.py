@@ -19,7 +19,7 @@ class Motion(Task):
         return (str(rng.choice(KINDS)),)
 
     def compose(self, rng, level, width, height, about, answer, extras):
-        count = min(5, 1 + level.number)
+        count = min(5, 1 + level.crowd)
         pairs = [(str(rng.choice(kinds_except(about))), wears) for _, wears in cast(rng, count)]
         pairs[0] = (about[0], pairs[0][1])
         scene = as_video(place_for_video(rng, level, width, height, pairs), float(rng.integers(2, 7)))
@@ -27,7 +27,7 @@ class Motion(Task):
         for animal in scene.animals:
             if animal.kind == about[0]:
                 animals.append(self._moved(rng, level, scene, animal, answer))
-            elif level.number > 2 and rng.random() < 0.7:
+            elif level.crowd > 2 and rng.random() < 0.7:
                 animals.append(self._moved(rng, level, scene, animal, str(rng.choice(MOVES))))
             else:
                 animals.append(animal)

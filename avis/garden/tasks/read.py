@@ -11,7 +11,7 @@ class Read(Task):
 
     name = "read"
 
-    def draw_answer(self, rng, level):
+    def draw_answer(self, rng, level, about):
         return draw_sign_text(rng, level)
 
     def compose(self, rng, level, width, height, about, answer, extras):

@@ -19,14 +19,32 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel, Qwen2_5_VLProcessor
 
 from avis.garden.labels import LABEL_NAMES, dense_labels
 from avis.garden.render import render, render_frames
-from avis.garden.scenes import Scene, rng_for
-from avis.garden.tasks import IMAGE_TASKS, PAIR_TASKS, SIZES, TASKS, VIDEO_TASKS, Item, ask, make_item
+from avis.garden.scenes import Scene, level_for, rng_for
+from avis.garden.tasks import (
+    ALL_TASKS,
+    IMAGE_TASKS,
+    PAGE_TASKS,
+    PAIR_TASKS,
+    SECOND_SIZES,
+    SECOND_TASKS,
+    SIZES,
+    TASKS,
+    VIDEO_TASKS,
+    Item,
+    ask,
+    companions,
+    make_item,
+)
 from avis.garden.tasks.base import Extras, Task
-from avis.garden.training.stages import FULL, SMALL, Size, Stage
+from avis.garden.training.stages import FULL, SECOND_FULL, SMALL, Size, Stage
 from avis.prompts import answer_format_for, with_instruction
 
 _TASKS_OF = {"image": IMAGE_TASKS, "images": PAIR_TASKS, "video": VIDEO_TASKS}
 _TASK_WEIGHTS = {"read": 1.5, "price": 2.5, "hops": 1.5, "odd": 0.7}  # the others: 1
+# In the second garden what is learned early is asked less often.
+_SECOND_WEIGHTS = {"exist": 0.5, "odd": 0.5, "more": 0.5, "attribute": 0.7, "compare": 0.7, "changed": 0.7}
+# Sizes of pairs and videos where a stage's images are small.
+_SECOND_SMALL: tuple[Size, ...] = ((8, 7), (7, 8), (8, 8), (9, 7), (7, 9))
 
 
 @dataclass(frozen=True)
@@ -80,16 +98,48 @@ def draw_row(rng: np.random.Generator, stage: Stage, medium: str, size: Size) ->
 
 def _draw_items(rng: np.random.Generator, stage: Stage, medium: str, size: Size) -> list[Item]:
     """Draw a row's questions; all are about the scenes of the first."""
+    if stage.see:
+        return _draw_second_items(rng, stage, medium, size)
     tasks = _TASKS_OF[medium]
-    weights = np.array([_TASK_WEIGHTS.get(task.name, 1.0) for task in tasks])
+    weights = _weigh(tasks, _TASK_WEIGHTS)
     level = 1 + int(rng.choice(5, p=stage.levels))
-    extras = Extras(bool(rng.random() < stage.extras_probability), bool(rng.random() < stage.extras_probability))
+    extras = _draw_extras(rng, stage)
     first = make_item(rng, _draw_task(rng, tasks, weights), level, _draw_form(rng, stage), size, extras)
-    items = [first]
     if first.task == "hops":
         # A hopping animal stays in place, so that questions about images can be asked about such a video.
         tasks = (TASKS["hops"], TASKS["count"])
         weights = np.array([0.7, 0.3])
+    return _ask_others(rng, stage, first, tasks, weights)
+
+
+def _draw_second_items(rng: np.random.Generator, stage: Stage, medium: str, size: Size) -> list[Item]:
+    """Draw a row's questions about scenes of the second garden."""
+    tasks = SECOND_TASKS[medium]
+    if medium == "image":
+        is_page = PAGE_TASKS != () and rng.random() < stage.page_share
+        tasks = tuple(task for task in tasks if (task in PAGE_TASKS) == is_page)
+    see, think = 1 + int(rng.choice(5, p=stage.see)), 1 + int(rng.choice(5, p=stage.think))
+    extras = _draw_extras(rng, stage)
+    task = _draw_task(rng, tasks, _weigh(tasks, _SECOND_WEIGHTS))
+    level = level_for(see, min(think, ALL_TASKS[task].most_think(*size)))
+    first = make_item(rng, task, level, _draw_form(rng, stage), size, extras)
+    others = companions(first.task)
+    return _ask_others(rng, stage, first, others, _weigh(others, _SECOND_WEIGHTS))
+
+
+def _weigh(tasks: tuple[Task, ...], weights: dict[str, float]) -> np.ndarray:
+    return np.array([weights.get(task.name, 1.0) for task in tasks])
+
+
+def _draw_extras(rng: np.random.Generator, stage: Stage) -> Extras:
+    return Extras(bool(rng.random() < stage.extras_probability), bool(rng.random() < stage.extras_probability))
+
+
+def _ask_others(
+    rng: np.random.Generator, stage: Stage, first: Item, tasks: tuple[Task, ...], weights: np.ndarray
+) -> list[Item]:
+    """Return the first question and others about its scenes, `stage.num_questions` in all."""
+    items = [first]
     while len(items) < stage.num_questions:
         # A task that does not fit this scene is drawn again; in the end the first question is asked again.
         for _ in range(6):
@@ -158,16 +208,17 @@ class StageDataset(IterableDataset):
     def draw_batch(self, batch: int) -> list[PackedRow]:
         """Return a batch by its number in the stage."""
         key = (1000 + self.seed, self.number, batch)
-        rng = rng_for("train", *key)
+        rng = rng_for(self.stage.split, *key)
         # One medium and size a batch: rows of equal length waste no padding.
         medium = str(rng.choice(("image", "images", "video"), p=self.stage.media))
         sizes = self.stage.sizes
         if medium != "image":
             # A pair costs twice as much as an image, a video several times as much: both are smaller.
-            sizes = SIZES[medium] if sizes == FULL else SMALL
+            whole, small = (SECOND_SIZES, _SECOND_SMALL) if self.stage.see else (SIZES, SMALL)
+            sizes = whole[medium] if sizes in (FULL, SECOND_FULL) else small
         size = sizes[int(rng.integers(len(sizes)))]
         rows = range(self.process_index, self.stage.batch_size, self.num_processes)
-        return [draw_row(rng_for("train", *key, row), self.stage, medium, size) for row in rows]
+        return [draw_row(rng_for(self.stage.split, *key, row), self.stage, medium, size) for row in rows]
 
 
 class BatchEncoder:
@@ -184,8 +235,8 @@ class BatchEncoder:
             has_text: whether the language model is trained.
 
         Returns:
-            labels: (tokens, 8) int64. Where there are images: pixels, uint8, flat, one image or video after the other;
-            sizes: (items, 4), their (T, H, W, 3); grid: (items, 3). With text: what `encode_text` returns.
+            labels: (tokens, labels) int64. Where there are images: pixels, uint8, flat, one image or video after the
+            other; sizes: (items, 4), their (T, H, W, 3); grid: (items, 3). With text: what `encode_text` returns.
         """
         pixels = [item for row in rows for item in row.pixels]
         labels = [item for row in rows for item in row.labels]

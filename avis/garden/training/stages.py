@@ -10,13 +10,15 @@
   in *finetune* the learning rate decays.
 - *finetune_boxed*: from another model's weights to answers in a box.
 
-No visual token is ever dropped in training.
+Stages with shares of `see` and `think` draw from the second garden, the others from the first. No visual token is ever
+dropped in training.
 """
 
 import math
 from dataclasses import dataclass, replace
 
-from avis.garden.tasks import SIZES
+from avis.garden.scenes import SECOND
+from avis.garden.tasks import SECOND_SIZES, SIZES
 
 Size = tuple[int, int]  # columns and rows in merged tokens
 
@@ -24,6 +26,9 @@ TINY: tuple[Size, ...] = ((5, 5), (6, 5), (5, 6), (6, 6))
 SMALL: tuple[Size, ...] = ((5, 5), (6, 6), (5, 7), (7, 5), (8, 6), (6, 8), (7, 7), (8, 8), (9, 7), (7, 9))
 MIDDLE: tuple[Size, ...] = ((8, 8), (10, 8), (8, 10), (10, 10), (12, 10), (10, 13), (14, 10), (12, 14), (14, 14))
 FULL: tuple[Size, ...] = SIZES["image"]
+SECOND_FULL: tuple[Size, ...] = SECOND_SIZES["image"]
+# Of label embeddings alone, which cost little: each of ten animals needs a token of its own, and its tag another.
+LABELS: tuple[Size, ...] = ((8, 8), (9, 8), (8, 9), (10, 8), (8, 10), (10, 10))
 EASY_LEVELS, ALL_LEVELS = (0.4, 0.35, 0.25, 0.0, 0.0), (0.27, 0.25, 0.23, 0.15, 0.10)
 WARMUP_BATCHES = 50
 
@@ -38,7 +43,7 @@ class Stage:
         batch_size: rows in a batch.
         sizes: of the images, in merged tokens; one is drawn for each batch.
         media: shares of images, pairs of images and videos.
-        levels: shares of levels 1 to 5.
+        levels: shares of levels 1 to 5 of the first garden.
         num_questions: asked about each row.
         vision_lr: peak learning rate of the vision encoder; 0 leaves it as it is.
         text_lr: peak learning rate of the language model; 0 leaves it as it is.
@@ -51,6 +56,9 @@ class Stage:
         conclusion_weight: loss weight of the tokens after a trace's last semicolon (value, letter, answer); others: 1.
         extras_probability: of tags, and of a sign, that the first question does not need.
         answer_format: in whose words an answer is asked for, see `avis.prompts.ANSWER_FORMATS`.
+        see: shares of see 1 to 5 of the second garden; () for the first.
+        think: shares of think 1 to 5 of the second garden; () for the first.
+        page_share: share of pages among images of the second garden.
     """
 
     name: str
@@ -71,6 +79,14 @@ class Stage:
     conclusion_weight: float = 1.0
     extras_probability: float = 0.5
     answer_format: str = "avis"
+    see: tuple[float, ...] = ()
+    think: tuple[float, ...] = ()
+    page_share: float = 0.0
+
+    @property
+    def split(self) -> str:
+        """The split whose generators draw the stage's rows."""
+        return f"{SECOND}train" if self.see else "train"
 
     @property
     def num_batches(self) -> int:
@@ -169,7 +185,78 @@ FINETUNE = Stage(
     alignment_weight=0.2,
     conclusion_weight=2.0,
 )
+# The second garden. The language model first learns to reason, on labels of scenes that are plain to see; the vision
+# encoder then learns to read tags and signs where they are readable (small scenes have as many tags as large ones), and
+# then at full size.
+_PLAIN, _READABLE, _EVEN = (0.4, 0.3, 0.2, 0.1, 0.0), (0.3, 0.27, 0.25, 0.12, 0.06), (0.2, 0.2, 0.2, 0.2, 0.2)
+THINK_TEXT_EASY = replace(
+    PRETRAIN_TEXT_EASY,
+    name="think_text_easy",
+    num_rows=32_000,
+    batch_size=8,
+    sizes=LABELS,
+    media=(0.85, 0.05, 0.1),
+    levels=(),
+    see=_PLAIN,
+    think=(0.4, 0.3, 0.2, 0.07, 0.03),
+    page_share=0.3,
+    choice_share=0.6,
+    conclusion_weight=3.0,
+)
+THINK_TEXT = replace(
+    THINK_TEXT_EASY,
+    name="think_text",
+    num_rows=64_000,
+    sizes=LABELS + MIDDLE + SECOND_FULL[:4],
+    media=(0.7, 0.08, 0.22),
+    think=_EVEN,
+    text_lr=1.5e-3,
+    choice_share=0.5,
+    decay_fraction=0.3,
+    min_lr_ratio=0.2,
+)
+THINK_VISION = replace(
+    ALIGN_VISION,
+    name="think_vision",
+    num_rows=96_000,
+    batch_size=16,
+    sizes=LABELS + MIDDLE[3:6],
+    media=(0.93, 0.0, 0.07),  # a batch of videos takes as long as ten of images
+    levels=(),
+    see=_READABLE,
+    think=(0.3, 0.3, 0.2, 0.1, 0.1),
+    page_share=0.3,
+    vision_lr=1e-3,
+    alignment_weight=0.3,
+    extras_probability=0.9,
+)
+THINK_ALIGN = replace(
+    THINK_VISION,
+    name="think_align",
+    num_rows=24_000,
+    batch_size=8,
+    sizes=MIDDLE + SECOND_FULL,
+    media=(0.8, 0.06, 0.14),
+    think=_EVEN,
+    vision_lr=6e-4,
+    alignment_weight=1.0,
+)
+THINK_FINETUNE = replace(
+    FINETUNE,
+    name="think_finetune",
+    num_rows=20_000,
+    batch_size=4,
+    sizes=SECOND_FULL,
+    levels=(),
+    see=_READABLE,
+    think=_EVEN,
+    page_share=0.3,
+    vision_lr=4e-4,
+    text_lr=1e-3,
+    decay_fraction=1.0,
+)
 PRESETS: dict[str, tuple[Stage, ...]] = {
+    "thinking": (THINK_TEXT_EASY, THINK_TEXT, THINK_VISION, THINK_ALIGN, THINK_FINETUNE),
     "cpu": (
         replace(PRETRAIN_TEXT_EASY, num_rows=19_200, batch_size=8),
         replace(PRETRAIN_TEXT, num_rows=8_800, batch_size=8, text_lr=1.5e-3),

@@ -70,7 +70,7 @@ class Trainer:
         """
         self.preset, self.stages, self.seed, self.device, self.run = preset, PRESETS[preset], seed, device, run
         self.process_index, self.num_processes = process_index, num_processes
-        self.processor = new_processor()
+        self.processor = new_processor(is_second=any(stage.see for stage in self.stages))
         self.tokenizer = self.processor.tokenizer
         self.model = new_model(self.tokenizer, seed)
         self.encoder = BatchEncoder(self.processor, self.model.config)
@@ -182,7 +182,7 @@ class Trainer:
         return self.model.visual(torch.cat(patches), grid_thw=batch["grid"], batch_windows=True)
 
     def embed_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """Return the sum of each token's label embeddings: (tokens, 8) to (tokens, D)."""
+        """Return the sum of each token's label embeddings: (tokens, labels) to (tokens, D)."""
         starts = labels.new_tensor([sum(LABEL_CLASSES[:n]) for n in range(len(LABEL_CLASSES))])
         return F.embedding(labels + starts, self.label_embeddings).sum(1)
 
@@ -280,7 +280,7 @@ class Trainer:
         """Encode images with a stage's sizes and levels.
 
         Returns:
-            The input of the encoder's last layer with a column of ones, (tokens, D + 1), and the labels, (tokens, 8).
+            The input of the encoder's last layer with a column of ones, (tokens, D + 1), and the labels.
         """
         source = replace(stage, has_images=True, num_questions=1, batch_size=8, num_rows=num_rows)
         dataset = StageDataset(source, 90 + self.stage_index, self.seed, 0, self.process_index, self.num_processes)
