@@ -8,8 +8,8 @@ A line of JSONL has `image` and `video` (a path or a list of paths, relative to 
 line), and `prompt`, or `question` with `options` (a list or an object). The keys of an image or video in a chat
 (`avis.messages.PART_KEYS`: `max_pixels`, `nframes` and so on) hold for all that the line shows. A `prompt` that is a
 list is a question and its follow-ups. With an `answer` the question has a label, and may have `task`, `level` (or
-`see` and `think`) and `scene`. Questions of one scene are resampled and split together; without the key they share a scene when they show the
-same.
+`see` and `think`) and `scene`. Questions of one scene are resampled and split together; without the key they share a
+scene when they show the same.
 
 A table (`.tsv`) has the columns `image` (base64, a list of such, or another row's `index`), `question` and `answer`, of
 multiple choice A, B, ..; and any of `index`, `hint`, `category` and `l2-category`. Needs no torch.
