@@ -12,25 +12,26 @@ from avis.garden.pages import Page
 from avis.garden.scenes import KINDS, SYMBOLS
 from avis.garden.tasks import Item
 
-PAGE_TASKS = ("cell", "word", "sum", "gap", "ranked", "above", "order", "bar", "bars", "taller")
+PAGE_TASKS = ("cell", "word", "sum", "gap", "ranked", "above", "order", "whose", "bar", "bars", "taller")
 # Least and most number of rows that a question goes through, by think.
 TERMS = ((2, 2), (3, 3), (4, 5), (6, 7), (8, 10))
 
 
 def values_of(task: str, think: int) -> list[str]:
-    """Every answer of a task at a level of thinking, each as likely as the others; words are too many to list."""
+    """Every answer of a task at a level of thinking, each as likely as the others; words and names are not listed."""
     least, most = TERMS[think - 1]
     return {
         "cell": [str(n) for n in range(1, 100)],
         "word": [],
+        "whose": [],
         "sum": [str(n) for n in range(most, 9 * least + 1)],
-        "gap": [str(n) for n in range(1, 19)],
+        "gap": [str(n) for n in range(1, 9 * (least // 2) - (most - least // 2) + 1)],
         "ranked": [str(n) for n in range(12, 89)],
         "above": [str(n) for n in range(least + 2)],
         "order": [str(n) for n in range(3 * most - 2, 9 * least + 1)],
         "bar": [str(n) for n in range(1, 13)],
         "bars": [str(n) for n in range(most, 12 * least + 1)],
-        "taller": [str(n) for n in range(1, 11)],
+        "taller": [str(n) for n in range(1, 12 * (least // 2) - (most - least // 2) + 1)],
     }[task]
 
 
@@ -117,6 +118,11 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     "order": (f"What do {POSITIONS} cost\\?", f"What is the total of an order of {POSITIONS}\\?")
     + (f"Look up the prices of {POSITIONS}: what do they cost together\\?",),
 }
+WORDINGS["whose"] = (
+    *(r"Which (animal|item) costs (\d+)\?", r"Which (animal|item) has the price (\d+)\?"),
+    *(r"Find the (animal|item) that costs (\d+)\.", r"Which (row) has (\d+) in column [A-Z]\?"),
+    *(r"In which (row) of column [A-Z] is the number (\d+)\?", r"Find the (row) with (\d+) in column [A-Z]\."),
+)
 WORDINGS |= {"bars": WORDINGS["sum"][3:], "taller": WORDINGS["gap"]}
 
 
@@ -167,6 +173,10 @@ def read_page_question(task: str, stem: str, sheet: Sheet) -> Asked:
         assert sheet.look == "list" and len(weights) == len(named)
         return Asked(1, weights, ("add",), number)
     column = column_of(sheet, stem)
+    if task == "whose":
+        (row,) = [n for n in sheet.names if sheet.numbers[n, column] == int(parts[1])]
+        assert (parts[0] == "animal") == (sheet.names[row] in KINDS)
+        return Asked(column, {row: 1}, ("name",), number)
     if task == "ranked":
         place = ("", "second ", "third ").index(parts[0])
         return Asked(column, dict.fromkeys(sheet.names, 1), ("rank", place, parts[1]), number)
@@ -184,6 +194,8 @@ def read_page_question(task: str, stem: str, sheet: Sheet) -> Asked:
 
 def answer_on(sheet: Sheet, asked: Asked) -> str:
     """The answer, counted again."""
+    if asked.how[0] == "name":
+        return sheet.names[next(iter(asked.weights))]
     column, weights, how, _ = asked
     if how[0] == "word":
         return sheet.words[how[1]]
@@ -207,7 +219,7 @@ def order_of_trace(item: Item, sheet: Sheet, asked: Asked) -> tuple[int, ...]:
         return ()
     steps = [tuple(map(int, step.split(" "))) for step in body.split(", ")]
     rows = [step[0] for step in steps]
-    if asked.how[0] == "read":
+    if asked.how[0] in ("read", "name"):
         (row,) = asked.weights
         last = max(sheet.names)
         assert rows in ([row], [*range(1, row + 1)], [*range(last, row - 1, -1)])

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from garden_training import EASY, MINI, TINY, enlarge, garden_processor, row_of, shrink_videos, trainer_factory, weights
 
 from avis.garden.labels import LABEL_CLASSES
+from avis.garden.scenes import rng_for
 from avis.garden.training import trainer as trainer_module
-from avis.garden.training.data import StageDataset
+from avis.garden.training.data import StageDataset, draw_row
 from avis.garden.training.losses import dense_label_loss, one_hot_labels
-from avis.garden.training.stages import FULL, PRESETS, SMALL, Stage
+from avis.garden.training.stages import FULL, PRESETS, SECOND_FULL, SMALL, Stage
 from avis.garden.training.trainer import Trainer
 
 
@@ -234,6 +235,36 @@ def test_a_step_of_the_gpu_preset_runs_in_bfloat16(monkeypatch, tmp_path, medium
     assert all(g is not None and g.isfinite().all() for g in gradients)
 
 
+def test_a_step_of_each_stage_of_the_second_garden(monkeypatch, tmp_path):
+    """Guards against: labels, pages or videos of the second garden that a stage cannot be trained on, a tokenizer of
+    the first garden, and rows that are all animals, or all in the garden's own layout."""
+    asked_for = []
+
+    def processor(is_second=False):
+        asked_for.append(is_second)
+        return garden_processor()  # any tokenizer encodes any text, and this one is made already
+
+    monkeypatch.setattr(trainer_module, "new_processor", processor)
+    trainer = Trainer("thinking", 0, "cpu", tmp_path)
+    assert asked_for == [True]
+    trainer.label_embeddings.data.normal_()
+    prompts = []
+    for number, stage in enumerate(PRESETS["thinking"]):
+        small, medium = replace(stage, num_questions=3), ("image", "video", "images")[number % 3]
+        rows = [draw_row(rng_for(stage.split, 910, number, row), small, medium, (8, 7)) for row in range(2)]
+        trainer.optimiser.zero_grad(set_to_none=True)
+        loss, _ = trainer.loss(stage, trainer.encoder.encode_batch(rows, has_text=stage.text_lr > 0))
+        loss.backward()
+        gradients = [p.grad for group in trainer.optimiser.param_groups for p in group["params"] if p.grad is not None]
+        assert loss.isfinite() and gradients and all(gradient.isfinite().all() for gradient in gradients)
+    for row in range(30):
+        pack = draw_row(rng_for("garden2:train", 911, row), PRESETS["thinking"][1], "image", (8, 8))
+        prompts += [prompt for prompt, _ in pack.questions]
+    assert any("column" in prompt or "item" in prompt for prompt in prompts)
+    assert any("Please select the correct answer" in prompt or "word or phrase" in prompt for prompt in prompts)
+    assert any("rabbit" in prompt for prompt in prompts) and len(prompts) == 180
+
+
 def test_presets_can_be_drawn():
     """Guards against: shares that do not add up to one, a schedule that ends before its first batch, sizes that
     an image's tokens do not divide, and language training on images that the vision encoder has not learned to see."""
@@ -243,9 +274,17 @@ def test_presets_can_be_drawn():
         assert seeing[0].vision_lr > 0 and (begins_trained or seeing[0].text_lr == 0) and seeing[-1].text_lr > 0
         assert all(stage.text_lr > 0 and not stage.vision_lr for stage in stages if not stage.has_images)
         for stage in stages:
-            assert sum(stage.media) == pytest.approx(1) and sum(stage.levels) == pytest.approx(1)
+            shares = (stage.see, stage.think) if stage.see else (stage.levels,)
+            assert all(sum(part) == pytest.approx(1) and len(part) == 5 for part in shares)
+            assert 0 <= stage.page_share < 1
+            assert sum(stage.media) == pytest.approx(1) and bool(stage.see) == bool(stage.think) != bool(stage.levels)
             assert stage.num_rows >= 100 * stage.batch_size and stage.num_questions >= 1
             assert all(4 <= side <= 28 for size in stage.sizes for side in size)
+        assert len({stage.split for stage in stages}) == 1, "a preset draws from one garden"
     # The last stage is made of what is asked for in the end: full size, every level.
-    assert all(stages[-1].sizes == FULL and min(stages[-1].levels) > 0 for stages in PRESETS.values())
+    for name, stages in PRESETS.items():
+        last = stages[-1]
+        assert last.sizes == (SECOND_FULL if name == "thinking" else FULL)
+        assert min(last.see + last.think + last.levels) > 0
+    assert [stage.split for stage in PRESETS["thinking"]] == ["garden2:train"] * 5
     assert len(SMALL) > 3

@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from typing import Any
 
+from avis.garden.pages import PAPERS, Band, Bar, Cell, Icon, Page
 from avis.garden.render import render, render_frames
-from avis.garden.scenes import BACKGROUNDS, KINDS, SECOND, TONES, WEARS, Animal, Prop, Scene, Sign
+from avis.garden.scenes import BACKGROUNDS, KINDS, SECOND, SEE, SYMBOLS, TONES, WEARS, Animal, Prop, Scene, Sign
 from avis.garden.sprites import PROP_LOOKS
 from avis.garden.tasks import item_for
 
@@ -43,10 +44,13 @@ def _as_first(record: Any) -> Any:
     return [_as_first(value) for value in record] if isinstance(record, list | tuple) else record
 
 
-def pixels_sha256() -> str:
+def pixels_sha256(split: str = "dev") -> str:
     """Return the SHA-256 of a few rendered scenes, in which every kind of thing, ground and hiding place occurs.
 
     It takes about a second.
+
+    Args:
+        split: the second garden's have larger tags and pages, too.
     """
     animals = tuple(
         Animal(kind, wears, tone, 35 + 50 * n, 60 + 10 * n, 90, flip=n % 2 == 1, tilt=4 * n, colour=n, price=1 + 2 * n)
@@ -66,4 +70,21 @@ def pixels_sha256() -> str:
     video = Scene(224, 224, BACKGROUNDS[0], 1.0, 5.0, 9, (hopping,), seconds=2.0)
     for frame in render_frames(video):
         digest.update(frame.tobytes())
+    if split.startswith(SECOND):
+        tagged = tuple(replace(animal, tag=SEE[0].tag) for animal in animals)
+        digest.update(render(Scene(224, 224, BACKGROUNDS[0], 1.0, 0.0, 0, tagged)).tobytes())
+        for number, paper in enumerate(PAPERS):
+            digest.update(render(Scene(280, 224, paper, 0.9, 3.0 * number, number, (), page=_page())).tobytes())
     return digest.hexdigest()
+
+
+def _page() -> Page:
+    """Return a page with every glyph, kind of animal and paint."""
+    size = len(SYMBOLS) // 2
+    words = [Cell(SYMBOLS[n * size : (n + 1) * size], n, 1, 140, 20 + 25 * n, 21, 14 + n) for n in range(2)]
+    icons = [
+        Icon(kind, 0, n, 35 + 50 * n, 200, 40, tone) for n, (kind, tone) in enumerate(zip(KINDS, TONES, strict=True))
+    ]
+    bars = [Bar(n + 1, 2 + 3 * n, 35 + 50 * n, 170, 30, 8, n) for n in range(len(KINDS))]
+    bands = [Band(0, 30, 280, 31, 0.5), Band(0, 60, 140, 80, 0.07)]
+    return Page("chart", tuple(words), tuple(icons), tuple(bars), tuple(bands))

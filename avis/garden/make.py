@@ -105,7 +105,7 @@ def _plan(split: str, count: int) -> dict:
         "items": count,
         "command": f"python -m avis.garden.make --split {split} --limit {count}",
         "items_sha256": items_sha256(split, progress),
-        "pixels_sha256": pixels_sha256(),
+        "pixels_sha256": pixels_sha256(split),
         "versions": {"av": av.__version__, "numpy": np.__version__, "pillow": PIL.__version__},
     }
 

@@ -144,6 +144,7 @@ class Page:
         icons: animals that are names.
         bars: of a chart, from the left.
         bands: rules and stripes.
+        most: the largest that its values could be; 0 for a sign.
     """
 
     look: str
@@ -151,6 +152,7 @@ class Page:
     icons: tuple[Icon, ...] = ()
     bars: tuple[Bar, ...] = ()
     bands: tuple[Band, ...] = ()
+    most: int = 0
 
     @property
     def headings(self) -> list[str]:

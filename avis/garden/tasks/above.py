@@ -11,11 +11,9 @@ class Above(PageTask):
     most = MAX_NUMBER
 
     def draw_subject_at(self, rng, level, scenes=()):
-        series = self.draw_series(rng, scenes)
-        if series is None:
-            return ()
-        values = [entry.value for entry in series[2]] or [20, 80]
-        return (*series[:2], str(rng.choice(("above", "below"))), draw_number(rng, (min(values), max(values))))
+        # On a page that is there already, the limit alone would tell how many are above it.
+        series = None if scenes else self.draw_series(rng, scenes)
+        return (*series[:2], str(rng.choice(("above", "below"))), draw_number(rng, (20, 80))) if series else ()
 
     def answers(self, level, about):
         return [str(count) for count in range(level.terms[0] + 2)]
@@ -24,7 +22,9 @@ class Above(PageTask):
         side, limit = about[2:]
         count = draw_number(rng, level.terms) + 1
         ends = [(limit + 1, MAX_NUMBER), (1, limit)] if side == "above" else [(1, limit - 1), (limit, MAX_NUMBER)]
-        values = [draw_number(rng, ends[number >= int(answer)]) for number in range(count)]
+        values = []
+        for (low, high), size in zip(ends, (int(answer), count - int(answer)), strict=True):
+            values += (low + rng.choice(high - low + 1, size=size, replace=False)).tolist()
         return self.set_page(rng, level, width, height, about, fill_names(rng, about, [], count), values, count)
 
     def terms(self, scenes, about):

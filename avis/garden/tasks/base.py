@@ -38,11 +38,13 @@ class Task(ABC):
         name: by which it is registered in `avis.garden.tasks.TASKS`.
         medium: "image", "video" or "images" (two images).
         values: every answer, each as likely as the others; () when there are too many to list.
+        is_alone: whether no other task can ask about its scenes.
     """
 
     name: str
     medium: str = "image"
     values: tuple[str, ...] = ()
+    is_alone: bool = False
 
     def draw_subject(self, rng: np.random.Generator) -> tuple:
         """Draw the subject of a question, before there is a scene."""

@@ -5,7 +5,6 @@ from avis.garden.tasks.reckoning import (
     PageTask,
     describe,
     draw_names,
-    draw_number,
     draw_total,
     fill_names,
     near_numbers,
@@ -34,7 +33,9 @@ class Cell(PageTask):
     def compose(self, rng, level, width, height, about, answer, extras):
         count = draw_total(rng, about, about[2], level.terms)
         names = fill_names(rng, about, about[2], count)
-        values = [int(answer)] + [draw_number(rng, (1, self.most)) for _ in range(count - 1)]
+        others = [number for number in range(1, self.most + 1) if number != int(answer)]
+        # Numbers of two digits differ, so that they can be ranked, too.
+        values = [int(answer), *rng.choice(others, size=count - 1, replace=self.most < MAX_NUMBER).tolist()]
         return self.set_page(rng, level, width, height, about, names, values, 1)
 
     def terms(self, scenes, about):

@@ -19,26 +19,29 @@ class Gap(PageTask):
     """Difference of two sums, each of one row or more; the number of rows follows `think`."""
 
     name = "gap"
-    most = 20
 
     def draw_subject_at(self, rng, level, scenes=()):
         series = self.draw_series(rng, scenes)
         if series is None:
             return ()
         look, heading, entries = series
-        about: tuple
         if look == "list" and rng.random() < 0.4:
-            about = (look, heading, *draw_two_kinds(rng))
-        else:
-            count = draw_number(rng, level.terms)
-            names = draw_names(rng, look, heading, count, entries)
-            first = (count + int(rng.integers(2))) // 2
-            about = (look, heading, names[:first], names[first:]) if names else ()
-        has_as_many = not scenes or level.terms[0] <= len(self.terms(scenes, about)) <= level.terms[1]
-        return about if has_as_many else ()
+            return (look, heading, *draw_two_kinds(rng))
+        count = draw_number(rng, level.terms)
+        names = draw_names(rng, look, heading, count, entries)
+        first = (count + int(rng.integers(2))) // 2
+        return (look, heading, names[:first], names[first:]) if names else ()
+
+    def shape(self, about):
+        return (about[0], *(len(g) if isinstance(g, tuple) else 0 for g in about[2:])) if about else ()
+
+    def fits_level(self, level, scenes, about):
+        return level.terms[0] <= len(self.terms(scenes, about)) <= level.terms[1]
 
     def answers(self, level, about):
-        return [str(gap) for gap in range(1, self.most - 1)]
+        # What any split of the level's numbers of rows can have.
+        least, most = level.terms[0] // 2, level.terms[1] - level.terms[0] // 2
+        return [str(gap) for gap in range(1, least * self.most - most + 1)]
 
     def compose(self, rng, level, width, height, about, answer, extras):
         groups, gap = about[2:], int(answer)

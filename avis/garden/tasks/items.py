@@ -8,7 +8,7 @@ import numpy as np
 from avis.garden.scenes import LEVELS, TOKEN, Level, Scene, level_for
 from avis.garden.tasks.base import LETTERS, Extras, Task, draw_near_options
 from avis.garden.tasks.layouts import draw_layout, lay_out
-from avis.garden.tasks.registry import ALL_TASKS
+from avis.garden.tasks.registry import ALL_TASKS, TASKS
 
 FORMS = ("free", "choice")
 # Sizes in merged visual tokens (columns, rows): of an image, of one of two images, and of a video's frames.
@@ -157,11 +157,12 @@ def make_item(
     Raises:
         ValueError: no such task, level or form.
     """
-    if task not in ALL_TASKS or form not in FORMS or (isinstance(level, int) and not 1 <= level <= len(LEVELS)):
+    tasks = TASKS if isinstance(level, int) or not level.see else ALL_TASKS
+    if task not in tasks or form not in FORMS or (isinstance(level, int) and not 1 <= level <= len(LEVELS)):
         raise ValueError(f"no such item: task {task!r}, level {level!r}, form {form!r}")
     if isinstance(level, int):
         level = LEVELS[level - 1]
-    chosen = ALL_TASKS[task]
+    chosen = tasks[task]
     sizes = (SECOND_SIZES if level.see else SIZES)[chosen.medium]
     columns, rows = size or sizes[int(rng.integers(len(sizes)))]
     if extras is None:
@@ -189,7 +190,7 @@ def ask(rng: np.random.Generator, item: Item, task: str, form: str) -> Item | No
     Returns:
         An item; None when no question of this task fits the scenes.
     """
-    chosen, level = ALL_TASKS[task], level_of(item)
+    chosen, level = (ALL_TASKS if item.see else TASKS)[task], level_of(item)
     shapes: dict[tuple, dict[str, list[tuple]]] = {}  # of each, the answers that fit, and their subjects
     for _ in range(40 if item.see else 12):  # the second garden's questions have more shapes
         about = chosen.draw_subject_at(rng, level, item.scenes)

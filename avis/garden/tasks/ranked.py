@@ -3,7 +3,7 @@
 from avis.garden.pages import MAX_NUMBER
 from avis.garden.tasks.reckoning import PageTask, draw_number, fill_names, near_numbers
 
-_PLACES = ("", "second ", "third ")
+_PLACES, _SIDES = ("", "second ", "third "), ("largest", "smallest")
 
 
 class Ranked(PageTask):
@@ -14,8 +14,13 @@ class Ranked(PageTask):
 
     def draw_subject_at(self, rng, level, scenes=()):
         series = self.draw_series(rng, scenes)
-        place, side = int(rng.integers(3)), str(rng.choice(("largest", "smallest")))
-        return (*series[:2], place, side) if series else ()
+        subjects = [(*series[:2], place, side) for place in range(len(_PLACES)) for side in _SIDES] if series else []
+        if scenes:
+            subjects = [about for about in subjects if self.solve(scenes, about) in self.answers(level, about)]
+        return subjects[int(rng.integers(len(subjects)))] if subjects else ()
+
+    def shape(self, about):
+        return about[2:]
 
     def answers(self, level, about):
         # Enough room on both sides for all numbers of a page, whichever place is asked for.
@@ -28,7 +33,7 @@ class Ranked(PageTask):
         (before, after) = ends if side == "largest" else ends[::-1]
         values = [value]
         for (low, high), size in ((before, place), (after, count - 1 - place)):
-            values += [int(n) for n in low + rng.choice(high - low + 1, size=size, replace=False)]
+            values += (low + rng.choice(high - low + 1, size=size, replace=False)).tolist()
         return self.set_page(rng, level, width, height, about, fill_names(rng, about, [], count), values, count)
 
     def terms(self, scenes, about):

@@ -5,10 +5,11 @@ The subject of such a question begins with the page's look and the heading of a 
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from avis.garden.pages import MAX_ENTRIES, NAME_LETTERS, Entry
+from avis.garden.pages import MAX_ENTRIES, NAME_LETTERS, Entry, Page
 from avis.garden.scenes import KINDS, THINK, TOKEN, Level, Scene
 from avis.garden.tasks.base import Task, without_names
 from avis.garden.typesetting import most_columns, most_entries, set_chart, set_list, set_table
@@ -22,7 +23,8 @@ class PageTask(Task):
 
     Attributes:
         looks: of the pages that it is asked about.
-        most: the largest value on a page that is drawn for it; pages with larger ones are not asked about.
+        most: the largest value on a page that is drawn for it. It asks about pages of the same range only: else small
+            answers would be the likely ones.
     """
 
     looks: tuple[str, ...] = ("list", "table")
@@ -31,13 +33,16 @@ class PageTask(Task):
     def most_think(self, columns: int, rows: int) -> int:
         return most_think(self.looks, columns, rows)
 
+    def suits(self, page: Page) -> bool:
+        """Return whether the page is one that the task asks about."""
+        return page.look in self.looks and page.most == self.most
+
     def entries(self, scenes: tuple[Scene, ...], about: tuple) -> list[Entry]:
         """Return the values that the question could be about; [] when it does not fit the page."""
         page = scenes[0].page
-        if not about or page is None or page.look != about[0]:
+        if not about or page is None or page.look != about[0] or not self.suits(page):
             return []
-        found = page.entries(about[1] or "")
-        return found if all(entry.value <= self.most for entry in found) else []
+        return page.entries(about[1] or "")
 
     @abstractmethod
     def terms(self, scenes: tuple[Scene, ...], about: tuple) -> list[Entry]:
@@ -75,7 +80,7 @@ class PageTask(Task):
             look = str(rng.choice(self.looks))
             return look, str(rng.choice(list(NAME_LETTERS))) if look == "table" else None, []
         page = scenes[0].page
-        if page is None or page.look not in self.looks:
+        if page is None or not self.suits(page):
             return None
         heading = str(rng.choice(page.headings)) if page.headings else None
         return page.look, heading, page.entries(heading or "")
@@ -99,15 +104,19 @@ class PageTask(Task):
         count = min(len(names), max(needed, most_entries(look, width // TOKEN, height // TOKEN)))
         order = rng.permutation(count)
         names, values = [names[i] for i in order], [values[i] for i in order]
-        if look == "list":
-            return (set_list(rng, level, width, height, names, values),)
-        if look == "chart":
-            return (set_chart(rng, level, width, height, names, values),)
+        if look != "table":
+            lay_out = set_list if look == "list" else set_chart
+            return (self._with_range(lay_out(rng, level, width, height, names, values)),)
         others = int(rng.integers(0, most_columns(level, len(names), width, height)))
         headings = [heading, *draw_letters(rng, others, [heading, *names])]
         headings = [headings[i] for i in rng.permutation(len(headings))]
         rows = [[v if h == heading else int(rng.integers(1, self.most + 1)) for h in headings] for v in values]
-        return (set_table(rng, level, width, height, names, headings, rows),)
+        return (self._with_range(set_table(rng, level, width, height, names, headings, rows)),)
+
+    def _with_range(self, scene: Scene) -> Scene:
+        """Return the scene with the range of its page's values."""
+        assert scene.page is not None, "a page was laid out"
+        return replace(scene, page=replace(scene.page, most=self.most))
 
 
 def most_think(looks: Sequence[str], columns: int, rows: int) -> int:
@@ -164,7 +173,7 @@ def draw_names(
 def fill_names(rng: np.random.Generator, about: tuple, named: Sequence[str], count: int) -> list[str]:
     """Return `count` names for the values of a page, the named ones first; no other value has one of these.
 
-    Where kinds of animals are names, several values of a list may have the same one; a chart has each only once.
+    Beside a named kind of animals, several values of a list may have the same name; else each has its own.
 
     Args:
         rng: the item's generator.
@@ -174,10 +183,10 @@ def fill_names(rng: np.random.Generator, about: tuple, named: Sequence[str], cou
     """
     look, heading = about[:2]
     free = [kind for kind in KINDS if kind not in named]
-    has_room = len(named) + len(free) >= count if look == "chart" else bool(free)
-    has_kinds = named[0] in KINDS if named else look != "table" and has_room and bool(rng.random() < 0.5)
+    has_kinds = named[0] in KINDS if named else look != "table" and count <= len(KINDS) and bool(rng.random() < 0.5)
     if has_kinds:
-        drawn = rng.choice(free, size=count - len(named), replace=look == "list") if count > len(named) else []
+        may_repeat = look == "list" and len(named) > 0
+        drawn = rng.choice(free, size=count - len(named), replace=may_repeat) if count > len(named) else []
         return [*named, *(str(kind) for kind in drawn)]
     return [*named, *draw_letters(rng, count - len(named), [heading, *named])]
 

@@ -33,11 +33,12 @@ from avis.garden.tasks.passed import Passed
 from avis.garden.tasks.price import Price
 from avis.garden.tasks.ranked import Ranked
 from avis.garden.tasks.read import Read
-from avis.garden.tasks.relation import Relation
+from avis.garden.tasks.relation import Relation, RelationByPlace
 from avis.garden.tasks.sum import Sum
 from avis.garden.tasks.taller import Taller
 from avis.garden.tasks.third import Third
 from avis.garden.tasks.total import Total
+from avis.garden.tasks.whose import Whose
 from avis.garden.tasks.word import Word
 
 IMAGE_TASKS: tuple[Task, ...] = (Count(), Exist(), Attribute(), Compare(), Relation(), Odd(), Read(), Price())
@@ -45,15 +46,16 @@ PAIR_TASKS: tuple[Task, ...] = (More(), Differ())
 VIDEO_TASKS: tuple[Task, ...] = (Motion(), Hops(), Appear(), Passed(), Changed())
 TASKS: dict[str, Task] = {task.name: task for task in IMAGE_TASKS + PAIR_TASKS + VIDEO_TASKS}
 
-# The second garden has all of these, and the following.
+# The second garden has all of these, one of them in another form, and the following.
 NEW_IMAGE_TASKS: tuple[Task, ...] = (Total(), Change(), Dearer(), Afford(), Third(), Follow(), Filter())
 NEW_VIDEO_TASKS: tuple[Task, ...] = (AllHops(), Displacement(), Fares())
 PAGE_TASKS: tuple[Task, ...] = (
-    *(Cell(), Word(), Sum(), Gap(), Ranked(), Above(), Order()),
+    *(Cell(), Word(), Sum(), Gap(), Ranked(), Above(), Order(), Whose()),
     *(Bar(), Bars(), Taller()),
 )
+_second_image_tasks = tuple(RelationByPlace() if isinstance(task, Relation) else task for task in IMAGE_TASKS)
 SECOND_TASKS: dict[str, tuple[Task, ...]] = {
-    "image": IMAGE_TASKS + NEW_IMAGE_TASKS + PAGE_TASKS,
+    "image": (*_second_image_tasks, *NEW_IMAGE_TASKS, *PAGE_TASKS),
     "images": PAIR_TASKS,
     "video": VIDEO_TASKS + NEW_VIDEO_TASKS,
 }

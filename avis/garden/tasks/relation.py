@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from avis.garden.placement import cast
-from avis.garden.scenes import Animal
+from avis.garden.scenes import Animal, token_at
 from avis.garden.tasks.base import Task, draw_count, draw_two_kinds, find_only, kinds_except
 from avis.garden.tasks.extras import place_with_extras
 
@@ -57,3 +57,21 @@ class Relation(Task):
             animal = find_only(scenes[0], kind)
             steps.append(f"{kind} {scenes[0].from_left().index(animal) + 1} {scenes[0].from_top().index(animal) + 1}")
         return [", ".join(steps), ", ".join(reversed(steps))]
+
+
+class RelationByPlace(Relation):
+    """The same in the second garden, reasoned about by columns and rows of tokens, which say how far apart two are."""
+
+    def traces(self, scenes, about):
+        steps, places = [], []
+        for kind in about:
+            animal = find_only(scenes[0], kind)
+            assert animal is not None, "the question does not fit the scene"
+            row, column = token_at(scenes[0], animal.x, animal.y)
+            steps.append(f"{kind} {column + 1} {row + 1}")
+            places.append((column, row))
+        across, along = (one - other for one, other in zip(*places, strict=True))
+        apart = [f"{'right' if across > 0 else 'left'} {abs(across)}"]
+        apart.append(f"{'below' if along > 0 else 'above'} {abs(along)}")
+        orders = [(first, then) for first in (steps, steps[::-1]) for then in (apart, apart[::-1])]
+        return [f"{', '.join(first)}; {', '.join(then)}" for first, then in orders]

@@ -74,7 +74,9 @@ def _second_item(split: str, is_video: bool, scene: int, question: int, num_ques
     forms = [FORMS[(form + n) % len(FORMS)] for n in range(num_questions)]
     if task.medium == "image":
         group: list[Item] = []
-        while len(group) < num_questions:  # some scenes allow for few other questions
+        least = 1 if task.is_alone or num_questions == 1 else 2  # tasks in a group
+        # Some scenes allow for few other questions.
+        while len(group) < num_questions or len({item.task for item in group}) < least:
             group = _group(rng, make_item(rng, task.name, level, forms[0]), forms)
         item = group[question]
     else:

@@ -31,9 +31,13 @@ class Sum(PageTask):
             group = str(rng.choice(KINDS))
         elif form < 0.65:
             group = draw_names(rng, look, heading, draw_number(rng, level.terms), entries)
-        about = (look, heading, group)
-        has_as_many = not scenes or level.terms[0] <= len(self.terms(scenes, about)) <= level.terms[1]
-        return about if has_as_many else ()
+        return (look, heading, group)
+
+    def shape(self, about):
+        return (about[0], len(about[2]) if isinstance(about[2], tuple) else about[2] is None) if about else ()
+
+    def fits_level(self, level, scenes, about):
+        return level.terms[0] <= len(self.terms(scenes, about)) <= level.terms[1]
 
     def answers(self, level, about):
         return [str(total) for total in range(level.terms[1], level.terms[0] * self.most + 1)]

@@ -10,6 +10,7 @@ class Word(Read):
     """Finding a word by its number and spelling it, with the options of `Read`; how many there are follows `think`."""
 
     name = "word"
+    is_alone = True
 
     def most_think(self, columns, rows):
         return most_think(("sign",), columns, rows)

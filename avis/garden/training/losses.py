@@ -8,7 +8,7 @@ from avis.garden.labels import LABEL_CLASSES, LABEL_NAMES
 # Few tokens lie on letters, tags or moving animals: these labels count more.
 _RARE_LABELS = {"glyph", "place", "price", "move", "height"}
 # A misread digit spoils an answer that no vote can repair; an absolute place need only be about right.
-_LABEL_WEIGHTS = {"price": 2.0, "glyph": 2.0, "height": 2.0, "column": 0.5, "row": 0.5, "step": 0.5}
+_LABEL_WEIGHTS = {"price": 4.0, "glyph": 2.0, "height": 2.0, "column": 0.25, "row": 0.25, "step": 0.5}
 
 
 def token_weights(labels: torch.Tensor) -> torch.Tensor:
