@@ -15,6 +15,7 @@ from functools import lru_cache
 from avis.mathematics import canonical_expression
 from avis.quantities import canonical_quantity
 from avis.times import canonical_time
+from avis.units import differs_by_case
 from avis.words import LETTER, PLAIN_WORDS, is_option_text
 
 # A longer answer is prose. It is compared as it stands: the rules below are for short answers, and Unicode's
@@ -136,7 +137,7 @@ _VERDICT_LINE = re.compile(r"\A([\s*_]{0,9}(?:yes|no|true|false)[*_.]{0,9})[ \t]
 _SECOND_VERDICT = re.compile(r"[,.;:] ?(?:yes|no|true|false)\b", re.IGNORECASE)
 _NUMBERED = re.compile(r"no\.? ?[0-9]", re.IGNORECASE)
 _NAMED_LETTER = re.compile(
-    rf"(?:options?|choices?|answers?|the letter|letter)(?: is)? [(\[]?({LETTER})[)\]]?(?:$|[.):,]? ?[-:.(]? .*)",
+    rf"(?:options?|choices?|answers?|the letter|letter)(?: is|:)? [(\[]?({LETTER})[)\]]?(?:$|[.):,]? ?[-:.(]? .*)",
     re.IGNORECASE,
 )
 _NAMED_LETTERS = re.compile(r"(?:both )?(?:options |choices |answers |letters )?(?:both )?", re.IGNORECASE)
@@ -353,6 +354,8 @@ def _read_formula(text: str) -> str | None:
 
 def _canonical_text(text: str) -> str:
     """Return words in lower case, initials without their points, and a few abbreviated names in full."""
+    if len(text) > 1 and differs_by_case(text):
+        return text  # MW is not mW without a number either
     form = _fold_case(text)
     form = _INITIALS.sub(_join_initials, form).strip()
     for pattern, replacement in _NAME_RULES:

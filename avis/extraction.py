@@ -108,8 +108,8 @@ _FINAL_ANSWER = re.compile(
     r"|\bI(?:'d|'ll| would| will| should)? (?:choose|pick|select|go with) (?:option )?"
     r"(?=[(\[]?[A-Z][)\].]{0,2}(?:\s|$))"
     r"|^[#*_ ]{1,9}answers?[*_: ]{0,9}\n\s{0,9}"
-    r"|(?:答案|选项|答え|正解|解答|回答|答|정답|답변|답)\s?(?:应该|應該|应|就)?(?:是|为|為|は|은|는|[:：︰=])\s{0,9}"
-    r"|(?:所以|因此|故|应|應)选择?\s?[:：]?\s?(?=[(（]?[A-Z])"
+    r"|(?:答案|选项|答え|正解|解答|回答|答|정답|답변|답)\s?(?:应该|應該|应|就)?(?:(?:是|为|為|は|은|는)\s?[:：]?|[:：︰=])\s{0,9}"
+    r"|(?:所以|因此|故|应|應|答案)选择?\s?[:：]?\s?(?=[(（]?[A-Z])"
     r"|\b(?:réponse|respuesta|antwort|risposta|resposta|ответ)(?: (?:correcta|correcte|finale|final|correta|corretta))?"
     r" ?(?::|：|\b(?:est|es|ist|è|é)\b|[-–—])\s{0,9}",
     re.IGNORECASE | re.MULTILINE,
@@ -320,7 +320,7 @@ def _is_plain_value(text: str) -> bool:
     return (
         form in ("yes", "no")
         or len(form) == 1
-        and text.strip("*_() ").isupper()
+        and text.rstrip("*_)] ")[-1:].isupper()
         or (
             len(sides) <= 2
             and len(sides[0]) <= 40

@@ -22,6 +22,7 @@ _SCALE_LETTER = re.compile(r" ?(k|m|mn|b|bn|t|tn)\b", re.IGNORECASE)
 _SCALE_OF_LETTER = {"k": "e3", "m": "e6", "b": "e9", "t": "e12"}
 _RANGE_SIGN = re.compile(r" - (?![-+])|(?<![^\W\d_])-(?![-+])|-(?![-+]|[^\W\d_])| to | through | and ", re.IGNORECASE)
 _RANGE_START = re.compile(r"(between |from )?(?=[^ ])", re.IGNORECASE)
+_NO_NOUN = re.compile(r" and |\A pi\Z", re.IGNORECASE)
 _RATIO = re.compile(r"[0-9]+(?:\.[0-9]+)?(?: ?: ?[0-9]+(?:\.[0-9]+)?)+")
 # A larger unit and the smaller one that may follow it, as in 5 ft 10 in.
 _SMALLER = {"ft": ("in",), "h": ("min", "s"), "min": ("s",), "lb": ("oz",), "m": ("cm",), "km": ("m",), "kg": ("g",)}
@@ -113,7 +114,7 @@ def _read_amount(text: str, currency: str | None, parts: int = 1) -> tuple[str, 
 
 def _read_noun(number: str, rest: str) -> tuple[str, str] | None:
     """Return a number with a noun, or with a symbol whose case is kept."""
-    if rest[0] == " " and rest[1:3].isalpha() and len(rest) > 2 and "," not in rest and " and " not in rest.casefold():
+    if rest[0] == " " and rest[1:3].isalpha() and len(rest) > 2 and "," not in rest and not _NO_NOUN.search(rest):
         return number, _phrase(rest)
     if rest.isalpha() and differs_by_case(rest):
         return number + rest, ""

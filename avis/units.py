@@ -12,7 +12,7 @@ from collections import Counter
 
 # By symbol, the SI prefixes that are in use with it, and its name. An empty name: the symbol alone.
 _SYMBOLS = {
-    "m": ("p n μ m c d k M", "metre meter"),
+    "m": ("n μ m c d k M", "metre meter"),  # not pm, which is an hour's
     "g": ("n μ m c k M", "gram gramme"),
     "s": ("p n μ m", "second"),
     "A": ("p n μ m k", "ampere amp"),
@@ -60,6 +60,7 @@ _SPELLINGS = {
     "°": "degree, degrees, deg",
     "°C": "degree celsius, degrees celsius, degrees c, ° c, ° celsius, celsius, degrees centigrade",
     "°F": "degree fahrenheit, degrees fahrenheit, degrees f, ° f, ° fahrenheit, fahrenheit",
+    "picometres": "picometre, picometer, picometers",
     "in": 'inch, inches, in., "',
     "ft": "foot, feet, ft., '",
     "yd": "yard, yards, yds",
