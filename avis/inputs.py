@@ -173,6 +173,18 @@ def _is_video(path: str | Path) -> bool:
     raise ValueError(f"{path} is neither an image nor a video that can be read here")
 
 
+def asked_question(messages: list[dict]) -> str:
+    """Return the texts of the last user turn: the question, with options that stand in it.
+
+    Args:
+        messages: a chat that has been checked.
+    """
+    content = next(turn["content"] for turn in reversed(messages) if turn["role"] == "user")
+    if isinstance(content, str):
+        return content
+    return "\n".join(part["text"] for part in content if part["type"] == "text")
+
+
 def opened_thought(processor, input_ids: torch.Tensor) -> str:
     """Return "<think>" when the prompt itself has opened a thought, else an empty text.
 

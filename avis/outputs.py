@@ -43,6 +43,7 @@ class RolloutOutput:
         stopped: whether it was stopped, or never begun, because the vote was decided.
         mean_logprob: mean log-probability of its tokens under the model's own distribution, before temperature and
             top-p; None without tokens.
+        vote: the canonical form under which its answer was counted; None: it abstains, or was stopped.
     """
 
     text: str
@@ -51,6 +52,7 @@ class RolloutOutput:
     finished: bool
     stopped: bool = False
     mean_logprob: float | None = None
+    vote: str | None = None
 
 
 @dataclass(frozen=True)
@@ -142,9 +144,9 @@ def pruned_fraction(items: Sequence[VisualItemOutput]) -> float:
 
 
 def rollout_outputs(
-    rollouts: "Rollouts", texts: Sequence[str], answers: Sequence[str | None]
+    rollouts: "Rollouts", texts: Sequence[str], answers: Sequence[str | None], votes: Sequence[str | None]
 ) -> tuple[RolloutOutput, ...]:
-    """Return each rollout with its text and the answer read from it."""
+    """Return each rollout with its text, the answer read from it, and the form under which that was counted."""
     return tuple(
         RolloutOutput(
             text=texts[index],
@@ -153,6 +155,7 @@ def rollout_outputs(
             finished=rollouts.finished[index],
             stopped=rollouts.stopped[index],
             mean_logprob=rollouts.mean_logprobs[index],
+            vote=votes[index],
         )
         for index, tokens in enumerate(rollouts.tokens)
     )

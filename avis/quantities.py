@@ -3,128 +3,154 @@
     >>> canonical_quantity("three centimetres"), canonical_quantity("1,200.50 $"), canonical_quantity("6/4")
     ('3 cm', '1200.5 dollars', '1.5')
 
-Two spellings share a form only when they mean the same: "3 cm" is neither "3 m" nor "3".
+Two spellings share a form only when they mean the same: "3 cm" is neither "3 m" nor "3". `avis.numerals` reads numbers,
+`avis.units` reads units.
 """
 
 import re
-from itertools import pairwise
-from math import gcd
 
-_SIGN_AND_CURRENCY = re.compile(r"(\+|-|minus |negative )?(?:([$€£¥]) ?)?")
-_FRACTION = re.compile(r"(?:([0-9]{1,9}) )?([0-9]{1,9}) ?/ ?([0-9]{1,9})")  # with a whole number before it or without
-_DECIMAL = re.compile(r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+")
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_BELOW_TWENTY = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen"
+from avis.numerals import read_decimal_comma, read_number, read_ordinal
+from avis.units import CURRENCY_SIGN, canonical_unit, differs_by_case, is_currency
+
+_ROUGHLY = re.compile(
+    r"(?:c\. ?(?=[0-9]{3,4}\b)|(?:approximately|approx\.?|about|around|roughly|circa|ca\.?)(?= )|[~≈∼]"
+    r"|\\(?:approx|sim)(?![a-z])) ?",
+    re.IGNORECASE,
 )
-_NUMBER_WORDS = {word: value for value, word in enumerate(_BELOW_TWENTY.split())}
-_NUMBER_WORDS |= {word: 10 * tens for tens, word in enumerate(_TENS.split(), 2)}
-_SCALE_WORDS = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
-_ANY_NUMBER_WORD = rf"(?:{'|'.join([*_NUMBER_WORDS, *_SCALE_WORDS, 'hundred'])})\b"
-_SPELLED_NUMBER = re.compile(rf"{_ANY_NUMBER_WORD}(?:(?: and |[ -]){_ANY_NUMBER_WORD})*")
-
-# By canonical unit, its other spellings.
-_UNIT_SPELLINGS = {
-    "%": "percent, per cent",
-    "°": "degree, degrees, deg",
-    "°c": "° c, degrees c, degrees celsius",
-    "°f": "° f, degrees f, degrees fahrenheit",
-    "dollars": "dollar, $",
-    "euros": "euro, €",
-    "gbp": "£",
-    "yen": "¥",
-    "mm": "millimeter, millimeters, millimetre, millimetres",
-    "cm": "centimeter, centimeters, centimetre, centimetres",
-    "m": "meter, meters, metre, metres",
-    "km": "kilometer, kilometers, kilometre, kilometres",
-    "in": "inch, inches",
-    "ft": "foot, feet",
-    "g": "gram, grams",
-    "kg": "kilogram, kilograms",
-    "s": "sec, secs, second, seconds",
-    "min": "mins, minute, minutes",
-    "h": "hr, hrs, hour, hours",
-    "km/h": "kph",
-}
-_CANONICAL_UNITS = {
-    spelling: unit for unit, spellings in _UNIT_SPELLINGS.items() for spelling in (unit, *spellings.split(", "))
-}
+_SIGN = re.compile(r"\+|-|±|\\pm(?![a-z]) ?|(?:minus|negative) ", re.IGNORECASE)
+_SCALE_LETTER = re.compile(r" ?(k|m|mn|b|bn|t|tn)\b", re.IGNORECASE)
+_SCALE_OF_LETTER = {"k": "e3", "m": "e6", "b": "e9", "t": "e12"}
+_RANGE_SIGN = re.compile(r" - (?![-+])|(?<![^\W\d_])-(?![-+])|-(?![-+]|[^\W\d_])| to | through | and ", re.IGNORECASE)
+_RANGE_START = re.compile(r"(between |from )?(?=[^ ])", re.IGNORECASE)
+_NO_NOUN = re.compile(r" and |\A pi\Z", re.IGNORECASE)
+_RATIO = re.compile(r"[0-9]+(?:\.[0-9]+)?(?: ?: ?[0-9]+(?:\.[0-9]+)?)+")
+# A larger unit and the smaller one that may follow it, as in 5 ft 10 in.
+_SMALLER = {"ft": ("in",), "h": ("min", "s"), "min": ("s",), "lb": ("oz",), "m": ("cm",), "km": ("m",), "kg": ("g",)}
+_SMALLER |= {"days": ("h",), "years": ("months", "days"), "weeks": ("days",), "months": ("days",)}
+_SMALLER |= {"dollars": ("cents",), "euros": ("cents",), "pounds": ("pence",)}
+_SMALLER_PART = re.compile(r" ?([^\W\d_]+\.?|'|,? and )(?:,? and |, ?| )?(?=[0-9])")
 
 
 def canonical_quantity(text: str) -> str | None:
-    """Return the canonical form of a number with an optional sign, currency, unit or noun.
+    """Return the canonical form of a number with an optional sign, currency, unit or noun, or of a range or ratio.
 
     Args:
-        text: in lower case, with single spaces, as `avis.answers.normalise_answer` has brought it.
+        text: in its own case, with single spaces, as `avis.canonical` has brought it.
 
     Returns:
         The form; None for all else.
     """
-    lead = _SIGN_AND_CURRENCY.match(text)
-    assert lead is not None, "every part of the pattern is optional"
-    sign, currency = lead.groups("")
-    number, rest = _read_leading_number(text[lead.end() :])
+    roughly = _ROUGHLY.match(text)
+    form = _canonical_exact(text[roughly.end() :] if roughly else text)
+    return "≈" + form if roughly and form else form
+
+
+def _canonical_exact(text: str) -> str | None:
+    """Return the form of a quantity that is not said to be a rough one."""
+    if _RATIO.fullmatch(text):
+        return text.replace(" ", "")
+    rank, rest = read_ordinal(text)
+    if rank is not None and (not rest or rest[0] == " "):
+        return rank + _phrase(rest)
+    form = _read_range(text)
+    if form is not None:
+        return form
+    found = _read_quantity(text)
+    return None if found is None else _format(*found)
+
+
+def _format(number: str, unit: str) -> str:
+    """Return a number with what follows it."""
+    return f"{number} {unit}" if unit[:1].isalpha() else number + unit
+
+
+def _read_quantity(text: str) -> tuple[str, str] | None:
+    """Return the number and the unit or the phrase of a quantity."""
+    sign = _SIGN.match(text)
+    start = sign.end() if sign else 0
+    currency = CURRENCY_SIGN.match(text, start)
+    if currency:
+        start = currency.end() + text.startswith(" ", currency.end())
+        sign = sign or _SIGN.match(text, start)
+        start += len(sign[0]) if sign and sign.start() == start else 0
+    found = _read_amount(text[start:], canonical_unit(currency[0]) if currency else None)
+    if found is None or not sign or sign[0] == "+" or found[0] == "0":
+        return found
+    number, unit = found
+    if number[0] == "-":
+        return None
+    return ("±" if sign[0][0] in "±\\" else "-") + number, unit
+
+
+def _read_amount(text: str, currency: str | None, parts: int = 1) -> tuple[str, str] | None:
+    """Return the number and the unit of a quantity without a sign; `currency` stood before the number.
+
+    It is the part of this number of a quantity in larger and smaller units, of which there are three at most.
+    """
+    number, rest = read_number(text)
     if number is None:
         return None
-    if sign not in ("", "+") and number != "0":
-        number = "-" + number
+    if rest[:1] == ",":
+        comma_number, comma_rest = read_decimal_comma(text, lakhs=currency == "rupees")
+        if comma_number is not None and (currency or canonical_unit(comma_rest)):
+            number, rest = comma_number, comma_rest
     if currency:
-        if rest.strip() not in ("", *_SCALE_WORDS):
+        scale = _SCALE_LETTER.match(rest)
+        if scale and "/" not in number:
+            number = read_number(number + _SCALE_OF_LETTER[scale[1][0].lower()])[0] or number
+            rest = rest[scale.end() :]
+        if rest.strip().casefold() in ("usd", "us dollars", "dollars") and currency == "dollars":
+            rest = ""
+        if rest and canonical_unit(currency + rest) is None:
             return None
-        rest += " " + _CANONICAL_UNITS[currency]
+        return number, canonical_unit(currency + rest) or currency
     if not rest:
-        return number
-    noun, caret, power = rest.strip().partition("^")
-    if noun in _CANONICAL_UNITS:
-        unit = _CANONICAL_UNITS[noun] + caret + power
-        return f"{number} {unit}" if unit[0].isalpha() else number + unit
-    is_phrase = rest.startswith(" ") and noun[:1].isalpha() and "," not in rest
-    return number + rest if is_phrase else None
+        return number, ""
+    unit = canonical_unit(rest)
+    if unit is not None:
+        return number, unit
+    return (_read_smaller(number, rest, parts + 1) if parts < 3 else None) or _read_noun(number, rest)
 
 
-def _read_leading_number(text: str) -> tuple[str | None, str]:
-    """Return the number that a text begins with, None when there is none, and the rest of the text."""
-    number: str | None
-    if match := _FRACTION.match(text):
-        whole, top, bottom = (int(part or 0) for part in match.groups())
-        number = _reduce_fraction(whole * bottom + top, bottom) if bottom else None
-    elif match := _DECIMAL.match(text):
-        # Digits stay text: int() refuses long ones.
-        integer, _, decimals = match.group().replace(",", "").partition(".")
-        number = f"{integer.lstrip('0') or '0'}.{decimals.rstrip('0')}".rstrip(".")
-    elif match := _SPELLED_NUMBER.match(text):
-        number = _read_number_words(match.group().replace("-", " ").split())
-    else:
-        return None, text
-    return number, text[match.end() :]
+def _read_noun(number: str, rest: str) -> tuple[str, str] | None:
+    """Return a number with a noun, or with a symbol whose case is kept."""
+    if rest[0] == " " and rest[1:3].isalpha() and len(rest) > 2 and "," not in rest and not _NO_NOUN.search(rest):
+        return number, _phrase(rest)
+    if rest.isalpha() and differs_by_case(rest):
+        return number + rest, ""
+    return None
 
 
-def _reduce_fraction(top: int, bottom: int) -> str:
-    """Return a fraction as the decimal that it is, or in lowest terms when its decimals do not end."""
-    divisor = gcd(top, bottom)
-    top, bottom = top // divisor, bottom // divisor
-    # 30 places hold every decimal that ends, because `_FRACTION` admits no denominator above 2**30.
-    scaled, remainder = divmod(top * 10**30, bottom)
-    if remainder:
-        return f"{top}/{bottom}"
-    return f"{scaled // 10**30}.{scaled % 10**30:030d}".rstrip("0").rstrip(".")
+def _phrase(rest: str) -> str:
+    """Return words in lower case, but for those that may be units of another case."""
+    return " ".join(word if differs_by_case(word) else word.casefold() for word in rest.split(" "))
 
 
-def _read_number_words(words: list[str]) -> str | None:
-    """Return the number of English number words; None for a sequence that is no number, such as "two three"."""
-    total = group = 0
-    room, scale = 1000, 10**12  # what may follow: a number below `room`, a scale below `scale`
-    for previous, word in pairwise([None, *words]):
-        starts = previous is None
-        if word in _NUMBER_WORDS and _NUMBER_WORDS[word] < room and (_NUMBER_WORDS[word] or starts):
-            group += _NUMBER_WORDS[word]
-            room = 10 if _NUMBER_WORDS[word] >= 20 else 0
-        elif word == "hundred" and (0 < group < 100 or starts):
-            group, room = (group or 1) * 100, 100
-        elif word in _SCALE_WORDS and _SCALE_WORDS[word] < scale and (group or starts) and previous != "and":
-            scale = _SCALE_WORDS[word]
-            total, group, room = total + (group or 1) * scale, 0, 1000
-        elif word != "and" or previous not in ("hundred", *_SCALE_WORDS):
-            return None
-    return str(total + group)
+def _read_smaller(number: str, rest: str, parts: int) -> tuple[str, str] | None:
+    """Return a quantity in a larger and a smaller unit, such as 5 ft 10 in."""
+    larger = _SMALLER_PART.match(rest)
+    unit = larger and canonical_unit(larger[1])
+    if not larger or unit not in _SMALLER:
+        return None
+    smaller = _read_amount(rest[larger.end() :], None, parts)
+    if smaller is None or smaller[1].split(" ")[0] not in _SMALLER[unit]:
+        return None
+    return number, f"{unit} {_format(*smaller)}"
+
+
+def _read_range(text: str) -> str | None:
+    """Return the form of a range of two quantities."""
+    start = _RANGE_START.match(text)
+    word = (start[1] or "").casefold() if start else ""
+    begin = len(word)
+    for sign in _RANGE_SIGN.finditer(text, begin + 1):
+        is_between = sign[0].casefold() == " and "
+        if is_between != (word == "between "):
+            continue
+        left, right = _read_quantity(text[begin : sign.start()]), _read_quantity(text[sign.end() :])
+        if left is None or right is None or (word and sign[0].strip() == "-"):
+            continue
+        (low, low_unit), (high, high_unit) = left, right
+        if high_unit == low_unit or not low_unit or (is_currency(low_unit) and not high_unit):
+            return _format(f"{low}-{high}", high_unit or low_unit)
+    return None

@@ -10,7 +10,6 @@ from tqdm import tqdm
 from avis.cli import printable, replace_unprintable
 from avis.config import AvisConfig
 from avis.outputs import AvisOutput, RolloutOutput
-from avis.voting import majority_vote
 
 
 def mode_name(config: AvisConfig, has_policy: bool = False) -> str:
@@ -68,11 +67,10 @@ def _rollout_line(rollout: RolloutOutput) -> str:
 
 def vote_table(output: AvisOutput) -> str:
     """Return p, its bin and K, and the votes as a table: number, weight, canonical answer, rollouts."""
-    forms = majority_vote([rollout.answer for rollout in output.rollouts]).normalised
     groups: dict[tuple[bool, str], list[str]] = {}
-    for number, (rollout, form) in enumerate(zip(output.rollouts, forms, strict=True), start=1):
+    for number, rollout in enumerate(output.rollouts, start=1):
         without = "stopped" if rollout.stopped else "abstained"
-        groups.setdefault((form is not None, without if form is None else form), []).append(str(number))
+        groups.setdefault((rollout.vote is not None, rollout.vote or without), []).append(str(number))
     weights = {group: output.votes[group[1]] if group[0] else 0.0 for group in groups}
     rows: list[Sequence[str]] = [("votes", "weight", "answer", "rollouts")]
     for group in sorted(groups, key=lambda group: (not group[0], -weights[group])):

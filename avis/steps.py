@@ -23,7 +23,7 @@ from transformers.models.qwen2_5_vl.shared_prefill import FinishedRollout, Prefi
 from avis.answers import extract_answer, vote_key
 from avis.config import AvisConfig, whole_number
 from avis.costs import query_flops
-from avis.inputs import PIXEL_INPUTS, TIME_INPUTS, opened_thought, pixel_bounds_by_kind, prepare_inputs
+from avis.inputs import PIXEL_INPUTS, TIME_INPUTS, asked_question, opened_thought, pixel_bounds_by_kind, prepare_inputs
 from avis.loading import advise_on_memory
 from avis.outputs import AvisOutput, pruned_fraction, rollout_outputs, visual_item_outputs
 from avis.provenance import describe_backend, weights_path
@@ -43,6 +43,7 @@ class Query:
         pixels: its pixel values and grids.
         visual_inputs: the same with frame times.
         pruning: keyword arguments of `model.prefill`.
+        question: the text of the chat's last user turn; options that stand in it are votes' letters.
         opening: "<think>" when the prompt itself opened a thought.
         config: how much to spend.
         query_index: the query's number in its set.
@@ -53,6 +54,7 @@ class Query:
     pixels: dict[str, torch.Tensor]
     visual_inputs: dict[str, torch.Tensor]
     pruning: dict[str, Any]
+    question: str
     opening: str
     config: AvisConfig
     query_index: int
@@ -123,6 +125,7 @@ def resolve(
         pixels=pixels,
         visual_inputs=pixels | {name: inputs[name] for name in TIME_INPUTS if name in inputs},
         pruning=_pruning(config, query_index, policy),
+        question=asked_question(messages),
         opening=opened_thought(processor, inputs["input_ids"]),
         config=config,
         query_index=query_index,
@@ -213,7 +216,8 @@ def _stop_when_decided(processor, query: Query, choice: Choice) -> Callable[[Map
         for index in finished.keys() - keys.keys():
             one = finished[index]
             text = processor.tokenizer.decode(one.tokens, skip_special_tokens=True)
-            keys[index] = vote_key(extract_answer(query.opening + text, finished=one.finished))
+            answer = extract_answer(query.opening + text, finished=one.finished, question=query.question)
+            keys[index] = vote_key(answer, question=query.question)
         weights = None
         if query.config.vote == "confidence":
             weights = {index: confidence_weight(one.mean_logprob) for index, one in finished.items()}
@@ -226,13 +230,13 @@ def vote(processor, query: Query, rollouts: Rollouts) -> Ballot:
     """Read every rollout's answer, and count the votes."""
     texts = processor.tokenizer.batch_decode(rollouts.tokens, skip_special_tokens=True)
     answers = [
-        extract_answer(query.opening + text, finished=finished)
+        extract_answer(query.opening + text, finished=finished, question=query.question)
         for text, finished in zip(texts, rollouts.finished, strict=True)
     ]
     weights = None
     if query.config.vote == "confidence":
         weights = [0.0 if mean is None else confidence_weight(mean) for mean in rollouts.mean_logprobs]
-    return Ballot(texts, answers, majority_vote(answers, weights=weights))
+    return Ballot(texts, answers, majority_vote(answers, weights=weights, question=query.question))
 
 
 def build_output(
@@ -244,7 +248,7 @@ def build_output(
         text=ballot.texts[ballot.vote.index or 0],
         answer=ballot.vote.answer,
         votes=ballot.vote.counts,
-        rollouts=rollout_outputs(rollouts, ballot.texts, ballot.answers),
+        rollouts=rollout_outputs(rollouts, ballot.texts, ballot.answers, ballot.vote.normalised),
         num_rollouts=choice.num_rollouts,
         stopped_rollouts=sum(rollouts.stopped),
         new_tokens=sum(map(len, rollouts.tokens)),

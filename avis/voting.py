@@ -41,7 +41,10 @@ class Vote:
 
 
 def majority_vote(
-    answers: Sequence[str | None], options: Options = None, weights: Sequence[float] | None = None
+    answers: Sequence[str | None],
+    options: Options = None,
+    weights: Sequence[float] | None = None,
+    question: str | None = None,
 ) -> Vote:
     """Count canonical answers; the most frequent wins, a tie goes to the lowest rollout index.
 
@@ -50,6 +53,7 @@ def majority_vote(
             which nothing visible is left.
         options: as in `extract_answer`.
         weights: what each rollout's vote counts for, in [0, 1]; without them each counts 1.
+        question: as in `normalise_answer`.
 
     Returns:
         The `Vote`; its winner is None when all abstain or there are no answers.
@@ -57,7 +61,7 @@ def majority_vote(
     Raises:
         ValueError: more than 26 unlettered options, or a weight outside [0, 1].
     """
-    keys = tuple(vote_key(answer, options) for answer in answers)
+    keys = tuple(vote_key(answer, options, question) for answer in answers)
     voters = _voters_by_key(dict(enumerate(keys)))
     if weights is None:
         counts: dict[str, float] = {key: len(indices) for key, indices in voters.items()}

@@ -22,7 +22,7 @@ from avis.config import AvisConfig
 from avis.inputs import prepare_inputs
 from avis.outputs import AvisOutput
 from avis.pipeline import answer
-from avis.voting import confidence_weight
+from avis.voting import confidence_weight, majority_vote
 
 
 def timeless(result: AvisOutput) -> dict:
@@ -221,6 +221,25 @@ def test_votes_are_counted_over_what_was_written(bundled, monkeypatch):
     assert (result.num_rollouts, result.cache_bytes) == (5, 1024)
 
 
+def test_options_in_the_question_are_found(bundled, monkeypatch):
+    """Guards against: votes that are split over an option's letter and its text, because the options stand in the
+    question alone; and records that cannot be counted again without it."""
+    model, processor = bundled
+    texts = (
+        "<answer>dog</answer>",
+        "The answer is B. dog",
+        "<answer>(B)</answer>",
+        "<answer>cat</answer>",
+        "It is a cow.",
+    )
+    writes(model, processor, monkeypatch, *texts)
+    messages = chat(image_part(), question="What is it?\nA. cat\nB. dog")
+    result = answer(model, processor, messages, AvisConfig(num_rollouts=5))
+    assert (result.votes, result.answer) == ({"B": 3, "A": 1, "it is a cow": 1}, "dog")
+    assert [rollout.vote for rollout in result.rollouts] == ["B", "B", "B", "A", "it is a cow"]
+    assert majority_vote([rollout.vote for rollout in result.rollouts]).index == 0
+
+
 def test_nobody_votes(bundled, monkeypatch):
     """Guards against: a guess, or a crash, when no rollout gives an answer."""
     model, processor = bundled
@@ -335,7 +354,7 @@ def test_stops_and_batches_keep_the_winner(bundled, monkeypatch, vote):
     function of a rollout's length, so that what the model knows does not matter."""
     monkeypatch.setattr(bundled[0].generation_config, "eos_token_id", list(range(0, 1024, 8)))
 
-    def read(text: str, finished: bool) -> str | None:
+    def read(text: str, finished: bool, question: str) -> str | None:
         return "34"[len(text) % 4 == 0] if finished else None
 
     monkeypatch.setattr(steps, "extract_answer", read)

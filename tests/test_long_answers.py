@@ -1,14 +1,58 @@
-"""Tests of avis/answers.py with texts of 10 MB and answers around the length limit.
+"""Tests of avis/answers.py with texts of a million characters and answers around the length limit.
 
-They measure no time: with a quadratic step they would not end within a working day.
+Work may grow by little more than the length of a text, whatever it repeats; no time is compared with a clock's.
 """
+
+import time
 
 import pytest
 
 from avis.answers import MAX_SHORT_ANSWER, answers_match, extract_answer, normalise_answer
 from avis.voting import majority_vote
 
-SIZE = 10**7
+SIZE = 10**6
+
+# What the rules look for, repeated without end.
+REPEATED = [
+    *[
+        "the answer is ",
+        "answer ",
+        "B is the correct answer. ",
+        "is the correct answer ",
+        "therefore ",
+        "so ",
+        "clearly, ",
+    ],
+    *[
+        "Mr. ",
+        "St. ",
+        "A. ",
+        "no. 5 ",
+        ".",
+        "! ",
+        "; ",
+        ": ",
+        "- ",
+        ", which ",
+        "because ",
+        "\n",
+        "x,\n",
+        "\n- a",
+        "1. ",
+    ],
+    *[
+        "\\boxed{3} ",
+        "\\boxed{3}. ",
+        "\\boxed ",
+        '{"answer": "',
+        '"answer": ',
+        "the answer: (A) ",
+        "####",
+        "\n#",
+        "(A) ",
+    ],
+    *["**", "$", "$$", "\\[", "“", "答案：", "a", "0", " ", "{"],
+]
 
 
 @pytest.mark.parametrize(
@@ -27,7 +71,7 @@ SIZE = 10**7
     ],
     ids=ascii,
 )
-def test_ten_megabytes_of(unit, expected):
+def test_a_million_characters_of(unit, expected):
     """Guards against rescanning: each of these is quadratic in a parser that looks for a partner from every
     opening, or whose regex backtracks. Prose is kept whole."""
     text = (unit * (SIZE // len(unit))).strip()
@@ -46,8 +90,8 @@ def test_long_tail_after_an_opening(filler):
 
 
 def test_deeply_nested_boxes():
-    """Guards against recursion and against one scan per box: a million boxes, closed or all but one."""
-    depth = 10**6
+    """Guards against recursion and against one scan per box: many boxes, closed or all but one."""
+    depth = 10**5
     assert extract_answer("\\boxed{" * depth + "3" + "}" * depth) == "3"
     assert extract_answer("\\boxed{2}" + "\\boxed{" * depth) == "2"
     braces = "{" * depth + "3" + "}" * depth
@@ -61,6 +105,24 @@ def test_long_answers_are_compared_whole(unit):
     long = unit * (SIZE // len(unit))
     assert normalise_answer(long) == " ".join(long.split())
     assert not answers_match(long + "1", long + "2")
+
+
+def seconds(text: str) -> float:
+    """The process's time for a text, the least of three."""
+    found = []
+    for _ in range(3):
+        start = time.process_time()
+        extract_answer(text)
+        found.append(time.process_time() - start)
+    return min(found)
+
+
+@pytest.mark.parametrize("lead", ["", "The answer is ", "\\boxed{3} "], ids=ascii)
+@pytest.mark.parametrize("unit", REPEATED, ids=ascii)
+def test_work_grows_with_the_length_alone(unit, lead):
+    """Guards against: a rule that is quadratic. Sixteen times the text takes sixteen times as long, and not 256."""
+    short, long = (seconds(lead + unit * (size // len(unit))) for size in (2_000, 32_000))
+    assert long < 80 * max(short, 1e-4)
 
 
 @pytest.mark.parametrize("length", [MAX_SHORT_ANSWER - 1, MAX_SHORT_ANSWER, MAX_SHORT_ANSWER + 1])

@@ -13,6 +13,7 @@ import pytest
 from refusals import assert_refused
 
 import demo
+from avis.answers import vote_key
 from avis.config import AvisConfig
 from avis.outputs import RolloutOutput
 from avis.report import TerminalStreamer, mode_name, vote_table
@@ -38,7 +39,9 @@ def test_modes_have_names(config, has_policy, name):
 def test_explain_prints_the_votes(run, with_model):
     """Guards against: a table in which votes, answers or rollouts do not belong together, and abstentions are left
     out."""
-    rollouts = [RolloutOutput("", said, 9, True) for said in ("3", None, "two", "Two", "Stopped", "2.")]
+    rollouts = [
+        RolloutOutput("", said, 9, True, vote=vote_key(said)) for said in ("3", None, "two", "Two", "Stopped", "2.")
+    ]
     rollouts.append(RolloutOutput("", None, 4, False, stopped=True))
     votes = {"3": 1, "2": 3, "stopped": 1}
     result = SimpleNamespace(p=None, num_rollouts=7, rollouts=rollouts, votes=votes, config=AvisConfig())

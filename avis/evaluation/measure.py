@@ -21,7 +21,7 @@ from avis.answers import answers_match
 from avis.config import AvisConfig
 from avis.evaluation.recipe import PruningRun, Recipe, pruning_runs, resolve_amount
 from avis.garden.source import GardenSource, open_source
-from avis.inputs import pixel_bounds
+from avis.inputs import asked_question, pixel_bounds
 from avis.loading import load_model
 from avis.messages import SIZE_KEYS
 from avis.outputs import AvisOutput
@@ -249,7 +249,8 @@ class Evaluator:
                     "read": greedy.kept_tokens,
                     "vision": greedy.flops["vision"],
                     "answers": [rollout.answer for rollout in rollouts],
-                    "right": [_is_right(rollout.answer, example.label) for rollout in rollouts],
+                    "votes": [rollout.vote for rollout in rollouts],
+                    "right": [_is_right(rollout.answer, example) for rollout in rollouts],
                     # The weight of a rollout in a vote by confidence.
                     "confidence": [
                         round(confidence_weight(cast(float, rollout.mean_logprob)), 4) for rollout in rollouts
@@ -276,7 +277,7 @@ class Evaluator:
             "bin": output.bin,
             "rollouts": output.num_rollouts,
             "answer": output.answer,
-            "right": _is_right(output.answer, example.label),
+            "right": _is_right(output.answer, example),
             "tokens": [rollout.tokens for rollout in output.rollouts],
         }
 
@@ -305,5 +306,6 @@ def _without_sizes(messages: list[dict]) -> list[dict]:
     return bare
 
 
-def _is_right(found: str | None, label: Label) -> int:
-    return int(answers_match(found, label.truth, label.options))
+def _is_right(found: str | None, example: _Example) -> int:
+    label = example.label
+    return int(answers_match(found, label.truth, label.options, asked_question(example.messages)))

@@ -217,9 +217,10 @@ class Results:
 
     def _vote(self, record: Record, k: int, weighted: bool) -> dict[str, float]:
         voters = slice(0, 1) if k == 1 else slice(1, k + 1)
-        answers, tokens = record["answers"][voters], record["tokens"][voters]
+        # Records of 0.1 have no votes; the canonical form of a vote is itself.
+        answers, tokens = (record.get("votes") or record["answers"])[voters], record["tokens"][voters]
         if len(answers) < k:
-            raise ValueError(f"K = {k} needs {k} sampled rollouts, the results have {len(record['answers']) - 1}")
+            raise ValueError(f"K = {k} needs {k} sampled rollouts, the results have {len(record['tokens']) - 1}")
         weights = record["confidence"][voters] if weighted else None
         index = majority_vote(answers, weights=weights).index
         read = record["read"]

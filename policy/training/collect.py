@@ -96,9 +96,12 @@ def draw_rollouts(model, processor, question: Question, prefill: Prefill, seed: 
     opening = opened_thought(processor, prefill.input_ids)
     tokens, finished = greedy.tokens + sampled.tokens, greedy.finished + sampled.finished
     texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    answers = [extract_answer(opening + text, finished=end) for text, end in zip(texts, finished, strict=True)]
+    answers = [
+        extract_answer(opening + text, finished=end, question=question.text)
+        for text, end in zip(texts, finished, strict=True)
+    ]
     label = _label(question)
-    judged = {answer: answers_match(answer, label.truth, label.options) for answer in set(answers)}
+    judged = {answer: answers_match(answer, label.truth, label.options, question.text) for answer in set(answers)}
     right = [judged[answer] for answer in answers]
     lengths = [len(rollout) for rollout in tokens]
     visual, kept = sum(len(item.embeds) for item in prefill.visual_items), sum(map(len, prefill.kept))
