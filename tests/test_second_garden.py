@@ -288,6 +288,13 @@ def test_tags_can_be_read_where_it_is_easy_to_see():
                 alone = replace(scene, animals=(animal,), props=(), sign=None)
                 assert height_of_digit(alone, animal) >= 22  # the digit's soft edges do not count
                 assert labels[token_at(scene, *animal.tag_box[:2])] == animal.price
+        # Digits and letters lie on the corners of patches, so that a small encoder can learn them.
+        text = make_item(
+            rng_for(split("dev"), 8303, see), "read", level_for(see, 3), extras=Extras(prices=True)
+        ).scenes[0]
+        places = [animal.tag_box[:2] for animal in text.animals]
+        places += [(text.sign.letter_x(number), text.sign.y) for number in range(len(text.sign.text))]
+        assert all(abs(side / 14 - round(side / 14)) < 1e-6 for at in places for side in at)
     level = level_for(3, 2)
     for wears in WEARS[:-1]:
         for kind in ("rabbit", "bear", "cat", "duck"):

@@ -81,6 +81,11 @@ class Level:
     think: int = 0
 
     @property
+    def is_readable(self) -> bool:
+        """Whether everything that is written in a scene can be read: in the second garden at see 1 to 3."""
+        return 1 <= self.see <= 3
+
+    @property
     def crowd(self) -> int:
         """Which number of animals a video has, 1 to 5: it follows `think`, in the first garden the level."""
         return self.think or self.number
@@ -197,8 +202,14 @@ class Animal:
 
     @property
     def tag_box(self) -> tuple[float, float, float]:
-        """Where its tag is, in pixels: x and y of the centre, and the side; above it a scarf can be seen."""
-        return self.x, self.y + (0.3 + (self.tag - 0.36) / 2) * self.size, self.tag * self.size
+        """Where its tag is, in pixels: x and y of the centre, and the side; above it a scarf can be seen.
+
+        The side of a large tag of the second garden is a multiple of 7, so that digits come in few sizes, as type does.
+        """
+        side = self.tag * self.size
+        if self.tag != 0.36 and side >= TOKEN:
+            side = 7.0 * round(side / 7)
+        return self.x, self.y + tag_drop(self.tag) * self.size, side
 
     def at(self, second: float) -> "Animal":
         """Return the animal as it stands at this second of a video."""
@@ -212,6 +223,11 @@ class Animal:
         if self.later and second >= self.changes:
             wears = self.later
         return replace(self, x=x, y=y - lift, wears=wears, lift=lift)
+
+
+def tag_drop(tag: float) -> float:
+    """Return how far below an animal's centre that of its tag is, for the tag's side; both are shares of its height."""
+    return 0.3 + (tag - 0.36) / 2
 
 
 @dataclass(frozen=True)

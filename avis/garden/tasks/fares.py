@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from avis.garden.placement import cast, draw_between
+from avis.garden.placement import PATCH, cast, draw_between, snap_tag
 from avis.garden.scenes import MAX_PRICE, MAX_STEPS, TONES, Animal
 from avis.garden.tasks.steps import OrderedTask, draw_num_terms, draw_terms, near_totals, totals_at
 from avis.garden.tasks.videos import SECOND_SPAN, as_video, place_for_video, seen_places, step_times
@@ -41,8 +41,12 @@ class Fares(OrderedTask):
             size = min(SECOND_SPAN * draw_between(rng, level.size), 0.95 * height / LANES)
             room = (height / LANES - size) / 2
             y = (step % LANES + 0.5) * height / LANES + draw_between(rng, (-room, room))
+            middle = draw_between(rng, (0.3 * width, 0.7 * width))
+            if level.is_readable:
+                middle, y = snap_tag(level, middle, y, size)
+                y += PATCH * ((y < size / 2) - (y > height - size / 2))
             animal = self._draw_animal(rng, level, size, fares[number], y)
-            animals.append(self._with_track(rng, scene, animal, crossings[number], step))
+            animals.append(self._with_track(scene, animal, crossings[number], step, middle))
         return (replace(scene, animals=tuple(sorted(animals, key=lambda animal: animal.x))),)
 
     def _draw_crossing(self, rng, side, is_asked):
@@ -69,11 +73,10 @@ class Fares(OrderedTask):
             tag=level.tag,
         )
 
-    def _with_track(self, rng, scene, animal, crossing, step):
+    def _with_track(self, scene, animal, crossing, step, middle):
         """Return the animal on its way: it comes in the step before (from 0), stands, and goes in the one after."""
         times, out = step_times(scene), 0.45 * animal.size
         begin, end = ({"left": -out, "right": scene.width + out}[side] for side in crossing)
-        middle = draw_between(rng, (0.3 * scene.width, 0.7 * scene.width))
         (come, _), (first, last), (_, gone) = times[step - 1 : step + 2]
         track = ((come, begin, animal.y), (first, middle, animal.y), (last, middle, animal.y), (gone, end, animal.y))
         return replace(animal, x=begin, flip=crossing[0] == "right", track=track)
