@@ -197,7 +197,8 @@ def runs_file(**small: object) -> Runner:
     """Return the same for a program that is a file."""
 
     def run(command: Command, tmp: Path) -> None:
-        passes(sys.executable, command.program, *replaced(command.arguments, **small))
+        values = {name: in_folder(value, tmp) for name, value in small.items()}
+        passes(sys.executable, command.program, *replaced(command.arguments, **values))
 
     return run
 
@@ -236,6 +237,7 @@ PROGRAMS: dict[str, tuple[Runner | None, bool]] = {
     "docs/lab-notebook/step_time.py": (runs_file(**TINY_STEPS, visual_tokens=64), False),
     "docs/lab-notebook/trace_errors.py": (runs_file(scenes=1), False),
     "docs/lab-notebook/video_memory.py": (runs_file(geometry="tiny", video_tokens=1024), False),
+    "docs/lab-notebook/votes.py": (runs_file(run="TMP", batches=2, scenes=1, problems=4), False),
     "git -C": (git_in_fork, True),
     "grep": (None, False),
     "lmms_eval": (None, False),  # needs lmms-eval; run in test_adapters.py where it is installed
