@@ -276,8 +276,10 @@ def check_files(args: argparse.Namespace, config: AvisConfig) -> list[dict]:
             parts.append({"type": kind, kind: read_image(path)})
         else:
             video = open_video(path)
-            next(decode_frames(video, sample_frame_indices(video, config.fps, config.num_frames)[0]))
+            next(decode_frames(video, [0]))
             parts.append({"type": kind, kind: video})
+    for video in (part["video"] for part in parts if part["type"] == "video"):
+        sample_frame_indices(video, config.fps, config.num_frames)  # imports torch; loading the model takes longer
     return parts
 
 

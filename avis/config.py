@@ -5,19 +5,24 @@ AvisConfig(enable_kdv=True, kdv_ratio=0.75, num_rollouts=5)
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 from avis.prompts import answer_format_for
 
-# Least and most of each whole number. 784 pixels are one visual token, 16384 tokens are Qwen2.5-VL's largest image;
-# the other upper bounds only catch a slip of the finger.
+# Least and most of whole numbers. 784 pixels are one visual token, 16384 tokens are Qwen2.5-VL's largest image; the
+# other upper bounds only catch a slip of the finger.
+MIN_PIXELS_RANGE = (784, 16384 * 784)
+MAX_PIXELS_RANGE = (784, 2**40)
+NUM_FRAMES_RANGE = (2, 100_000)
 _WHOLE = {
     "num_rollouts": (1, 1024),
     "rollout_batch_size": (1, 1024),
     "max_new_tokens": (1, 2**20),
     "seed": (0, 2**64 - 1),
-    "min_pixels": (784, 16384 * 784),
-    "max_pixels": (784, 2**40),
-    "num_frames": (2, 100_000),
+    "min_pixels": MIN_PIXELS_RANGE,
+    "max_pixels": MAX_PIXELS_RANGE,
+    "num_frames": NUM_FRAMES_RANGE,
 }
 _OPTIONAL = (
     "kdv_ratio",
@@ -32,6 +37,51 @@ _OPTIONAL = (
 _NAMES = ("pruner", "vote", "vote_stop", "answer_format")
 VOTES = ("majority", "confidence")
 VOTE_STOPS = ("decided", "off")
+
+
+def whole_number(name: str, value: Any, least: int, most: int) -> int:
+    """Return a whole number in a range as Python's own.
+
+    Args:
+        name: of the value, for the error.
+        value: a whole number, NumPy's included.
+        least: it can be.
+        most: it can be.
+
+    Raises:
+        ValueError: anything else, a bool, a text and 2.0 included.
+    """
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole:
+        raise ValueError(f"{name} must be a whole number, got {brief(value)}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be between {least} and {most}, got {brief(value)}")
+    return int(value)
+
+
+def real_number(name: str, value: Any) -> float:
+    """Return a number as Python's own.
+
+    Args:
+        name: of the value, for the error.
+        value: a number, NumPy's included.
+
+    Raises:
+        ValueError: anything else, a bool, a text and an integer beyond all floats included.
+    """
+    is_real = isinstance(value, Real) and not isinstance(value, bool)
+    try:
+        number = float(value) if is_real else None
+    except OverflowError:
+        number = None
+    if number is None:
+        raise ValueError(f"{name} must be a number, got {brief(value)}")
+    return value if type(value) is int else number
+
+
+def brief(value: Any) -> str:
+    """Return a wrong value as one short line for an error; an array is written in several."""
+    return " ".join(repr(value).split())[:100]
 
 
 @dataclass(frozen=True)
@@ -87,10 +137,6 @@ class AvisConfig:
             self._check_kdv()
         elif (self.kdv_ratio, self.kdv_threshold, self.pruner) != (None, None, "kdv"):
             raise ValueError("kdv_ratio, kdv_threshold and pruner need enable_kdv")
-        for name, (least, most) in _WHOLE.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise ValueError(f"{name} must be between {least} and {most}, got {value}")
         for name, known in (("vote", VOTES), ("vote_stop", VOTE_STOPS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be {' or '.join(known)}, got {getattr(self, name)[:100]!r}")
@@ -108,19 +154,20 @@ class AvisConfig:
             raise ValueError(f"fps must be positive and finite, got {self.fps}")
 
     def _check_types(self) -> None:
-        for name, value in vars(self).items():
+        """Refuse values of a wrong type; numbers of NumPy become Python's, so that a record of them is JSON."""
+        for name, value in vars(self).copy().items():
             if value is None and name in _OPTIONAL:
                 continue
             if name in _WHOLE:
-                kind, fits = "a whole number", type(value) is int
+                object.__setattr__(self, name, whole_number(name, value, *_WHOLE[name]))
             elif name in ("enable_kdv", "enable_thinking"):
-                kind, fits = "true or false", type(value) is bool
+                if type(value) is not bool:
+                    raise ValueError(f"{name} must be true or false, got {brief(value)}")
             elif name in _NAMES:
-                kind, fits = "a name", type(value) is str
+                if type(value) is not str:
+                    raise ValueError(f"{name} must be a name, got {brief(value)}")
             else:
-                kind, fits = "a number", type(value) in (int, float)
-            if not fits:
-                raise ValueError(f"{name} must be {kind}, got {value!r:.100}")
+                object.__setattr__(self, name, real_number(name, value))
 
     def _check_kdv(self) -> None:
         """Check what the fork's `KdvConfig` checks, which is asked itself only where its slow import is needed."""

@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
+from PIL import Image
 from torchvision.transforms import InterpolationMode, functional
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from avis.config import AvisConfig
 from avis.files import check_file
 from avis.images import ImageInput, read_image
+from avis.messages import check_messages, turn_texts
 from avis.prompts import AnswerFormat, answer_format_for, check_text, with_instruction
+from avis.qwen import resized, video_max_pixels
 from avis.video import Video, decode_frames, open_video, sample_frame_indices
 
 # What the processor makes of images and videos, and of how long the videos' frames last.
@@ -31,7 +33,8 @@ def prepare_inputs(processor, messages: list[dict], config: AvisConfig):
     Args:
         processor: the model's.
         messages: a chat, as in `avis.pipeline.answer`.
-        config: its pixel bounds, frame sampling, answer format and `enable_thinking` are used.
+        config: its pixel bounds, frame sampling, answer format and `enable_thinking` are used. The keys of a part
+            replace its bounds and sampling.
 
     Returns:
         A `BatchFeature` with the arguments of `model.prefill`, on the CPU.
@@ -39,36 +42,89 @@ def prepare_inputs(processor, messages: list[dict], config: AvisConfig):
     Raises:
         ValueError: the chat, an image or a video cannot be read, in one line.
     """
-    _check_messages(processor, messages)
-    messages = [_copied(turn) for turn in messages]
+    turns = check_messages(messages)
+    special = set(processor.tokenizer.all_special_tokens)
+    for text in (text for turn in turns for text in turn_texts(turn)):
+        check_text(text, special)
     answer_format = answer_format_for(processor.tokenizer.name_or_path, config.answer_format)
-    _add_instruction(messages, config.enable_thinking, answer_format)
-    if answer_format.system_prompt and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": answer_format.system_prompt})
-    parts = [part for turn in messages if not isinstance(turn["content"], str) for part in turn["content"]]
-    images = [read_image(part["image"]) for part in parts if part["type"] == "image"]
-    bounds = pixel_bounds(processor.video_processor, config)
-    videos = [
-        read_video(part["video"], bounds, config.fps, config.num_frames, part.get("fps"))
-        for part in parts
-        if part["type"] == "video"
-    ]
+    _add_instruction(turns, config.enable_thinking, answer_format)
+    if answer_format.system_prompt and turns[0]["role"] != "system":
+        turns.insert(0, {"role": "system", "content": answer_format.system_prompt})
+    parts = [part for turn in turns if not isinstance(turn["content"], str) for part in turn["content"]]
+    images = _encode_images(processor, [part for part in parts if part["type"] == "image"], config)
+    videos = [_read_part(part, processor, config) for part in parts if part["type"] == "video"]
     try:
-        text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = processor.apply_chat_template(_shown(turns), tokenize=False, add_generation_prompt=True)
     except TemplateError as error:
         raise ValueError(f"the model's chat template cannot be used: {error}") from None
-    least, most = pixel_bounds(processor.image_processor, config)
-    arguments: dict[str, Any] = {"images_kwargs": {"min_pixels": least, "max_pixels": most}}
+    arguments: dict[str, Any] = {}
     if videos:
         rates = [fps for _, fps in videos]
+        arguments["videos"] = [frames for frames, _ in videos]
         arguments["videos_kwargs"] = {"fps": rates, "do_resize": False, "do_sample_frames": False}
-    return processor(
-        text=[text],
-        images=images or None,
-        videos=[video for video, _ in videos] or None,
-        return_tensors="pt",
-        **arguments,
+    inputs = processor(text=[_with_image_tokens(processor, text, images)], return_tensors="pt", **arguments)
+    inputs.update(images)
+    return inputs
+
+
+def _encode_images(processor, parts: list[dict], config: AvisConfig) -> dict[str, torch.Tensor]:
+    """Return the patches and grids of the images of a chat, each in its own bounds."""
+    encoded = []
+    for part in parts:
+        image = read_image(part["image"])
+        least, most = pixel_bounds(processor.image_processor, config, part)
+        is_sized = "resized_height" in part
+        if is_sized:  # as qwen-vl-utils does it
+            height, width = _resized(part["resized_height"], part["resized_width"])
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        encoded.append(
+            processor.image_processor(
+                images=image, min_pixels=least, max_pixels=most, do_resize=not is_sized, return_tensors="pt"
+            )
+        )
+    if not encoded:
+        return {}
+    return {name: torch.cat([one[name] for one in encoded]) for name in ("pixel_values", "image_grid_thw")}
+
+
+def _with_image_tokens(processor, text: str, images: dict[str, torch.Tensor]) -> str:
+    """Return the prompt with as many placeholders for each image as it has tokens, as the processor does it."""
+    first, *others = text.split(processor.image_token)
+    grids = images["image_grid_thw"].tolist() if images else []
+    if len(grids) != len(others):
+        raise ValueError(f"the model's chat template shows {len(others)} of {len(grids)} images")
+    merged = processor.image_processor.merge_size**2
+    for (t, h, w), other in zip(grids, others, strict=True):
+        first += processor.image_token * (t * h * w // merged) + other
+    return first
+
+
+def _read_part(part: dict, processor, config: AvisConfig) -> tuple[torch.Tensor, float]:
+    """Return the frames of a video of a chat and their rate, by its own keys where it has them."""
+    is_list = isinstance(part["video"], (list, tuple))
+    own_fps, own_frames = None if is_list else part.get("fps"), part.get("nframes")
+    fps, num_frames = (config.fps, config.num_frames) if own_fps is own_frames is None else (own_fps, own_frames)
+    return read_video(
+        part["video"],
+        pixel_bounds(processor.video_processor, config, part),
+        fps,
+        num_frames,
+        list_fps=part.get("fps") if is_list else None,
+        video_start=part.get("video_start"),
+        video_end=part.get("video_end"),
+        frame_size=(part["resized_height"], part["resized_width"]) if "resized_height" in part else None,
     )
+
+
+def _shown(turns: list[dict]) -> list[dict]:
+    """Return the chat as a template reads it: of images and videos their type alone."""
+    shown = []
+    for turn in turns:
+        content = turn["content"]
+        if not isinstance(content, str):
+            content = [{name: part[name] for name in ("type", "text") if name in part} for part in content]
+        shown.append({"role": turn["role"], "content": content})
+    return shown
 
 
 def as_messages(inputs: Any, question: str | None) -> list[dict]:
@@ -85,6 +141,8 @@ def as_messages(inputs: Any, question: str | None) -> list[dict]:
         if question is not None:
             raise ValueError("a chat has its question in its last turn: pass no question beside it")
         return list(inputs)
+    if question is None and isinstance(inputs, (list, tuple)) and any(isinstance(one, (list, tuple)) for one in inputs):
+        return list(inputs)  # a batch of chats, which is refused as one
     if not isinstance(question, str) or not question.strip():
         raise ValueError("a question about the image or video is required")
     if isinstance(inputs, (list, tuple)):
@@ -129,23 +187,26 @@ def opened_thought(processor, input_ids: torch.Tensor) -> str:
     return "<think>" if ending.endswith("<think>") else ""
 
 
-def pixel_bounds(image_or_video_processor, config: AvisConfig) -> tuple[int, int]:
+def pixel_bounds(image_or_video_processor, config: AvisConfig, part: dict | None = None) -> tuple[int, int]:
     """Return the least and the most pixels of an image or frame.
 
-    A bound is the configuration's, else the processor's. Where only one is configured and lies beyond the processor's
-    other one, both are the configured one.
+    A bound is the part's, else the configuration's, else the processor's. Where only one is given and lies beyond the
+    other one of the next source, both are the given one.
 
     Args:
         image_or_video_processor: a part of the model's processor.
         config: its `min_pixels` and `max_pixels` are used.
+        part: of a chat; None: of any part without bounds of its own.
     """
     size = image_or_video_processor.size
-    least, most = config.min_pixels, config.max_pixels
-    if least is None:
-        least = min(size["shortest_edge"], most or size["shortest_edge"])
-    if most is None:
-        most = max(size["longest_edge"], least)
-    return least, most
+    bounds = size["shortest_edge"], size["longest_edge"]
+    for least, most in (
+        (config.min_pixels, config.max_pixels),
+        ((part or {}).get("min_pixels"), (part or {}).get("max_pixels")),
+    ):
+        least = min(bounds[0], most or bounds[0]) if least is None else least
+        bounds = least, max(bounds[1], least) if most is None else most
+    return bounds
 
 
 def pixel_bounds_by_kind(processor, config: AvisConfig) -> dict[str, tuple[int, int]]:
@@ -162,6 +223,9 @@ def read_video(
     fps: float | None = None,
     num_frames: int | None = None,
     list_fps: float | None = None,
+    video_start: float | None = None,
+    video_end: float | None = None,
+    frame_size: tuple[int, int] | None = None,
 ) -> tuple[torch.Tensor, float]:
     """Return the frames of a video, sampled and resized as qwen-vl-utils does, and their rate.
 
@@ -173,6 +237,9 @@ def read_video(
         fps: as in `AvisConfig`.
         num_frames: as in `AvisConfig`.
         list_fps: how many images of a list are a second (default 2).
+        video_start: as in `sample_frame_indices`.
+        video_end: as in `sample_frame_indices`.
+        frame_size: height and width of a frame instead of bounds; each becomes a multiple of 28.
 
     Returns:
         The frames, `(frames, 3, height, width)` uint8, and how many of them are a second.
@@ -181,53 +248,25 @@ def read_video(
         ValueError: the video cannot be read.
     """
     video = open_video(source, list_fps)
-    indices, rate = sample_frame_indices(video, fps, num_frames)
-    # qwen-vl-utils's own limits: 768 tokens a frame, and 90% of 128,000 tokens for all pairs of frames.
-    most = max(min(768, 0.9 * 128_000 / len(indices) * 2) * 784, int(1.05 * bounds[0]))
-    resized = []
+    indices, rate = sample_frame_indices(video, fps, num_frames, video_start, video_end)
+    most = min(bounds[1], video_max_pixels(len(indices), bounds[0]))
+    frames = []
     for image in decode_frames(video, indices):
-        size = smart_resize(image.height, image.width, 28, bounds[0], min(bounds[1], most))
-        frame = functional.pil_to_tensor(image)
-        resized.append(functional.resize(frame, list(size), InterpolationMode.BICUBIC, antialias=True))
-    return torch.stack(resized), rate
-
-
-def _check_messages(processor, messages: list[dict]) -> None:
-    """Refuse, in one line, a chat that would fail deep inside or be answered without one of its parts."""
-    texts = []
-    for turn in messages:
-        if not isinstance(turn, dict) or turn.get("role") not in ("system", "user", "assistant"):
-            raise ValueError("a turn is a dictionary, and its role must be system, user or assistant")
-        content = turn.get("content")
-        if isinstance(content, str):
-            texts.append(content)
-        elif isinstance(content, (list, tuple)):
-            texts += [text for text in map(_checked_text, content) if text is not None]
+        if frame_size:
+            size = _resized(*frame_size)
         else:
-            raise ValueError(f"the content of a turn is a text or a list of parts, got {type(content).__name__}")
-    if not any(turn["role"] == "user" for turn in messages):
-        raise ValueError("the chat has no user turn")
-    special = set(processor.tokenizer.all_special_tokens)
-    for text in texts:
-        check_text(text, special)
+            size = resized(image.height, image.width, (bounds[0], most))
+        frame = functional.pil_to_tensor(image)
+        frames.append(functional.resize(frame, size, InterpolationMode.BICUBIC, antialias=True))
+    return torch.stack(frames), rate
 
 
-def _checked_text(part: Any) -> str | None:
-    """Return the text of a part of a turn; None for an image or video. Raises ValueError for anything else."""
-    if not isinstance(part, dict) or part.get("type") not in ("image", "video", "text") or part["type"] not in part:
-        found = sorted(map(str, part)) if isinstance(part, dict) else type(part).__name__
-        raise ValueError(f"a part of a turn is an image, a video or a text with its content, got {found!s:.200}")
-    if part["type"] != "text":
-        return None
-    if not isinstance(part["text"], str):
-        raise ValueError(f"a text must be a string, got {type(part['text']).__name__}")
-    return part["text"]
-
-
-def _copied(turn: dict) -> dict:
-    """Copy a turn so that its texts can be changed; images and frames are the same objects."""
-    content = turn["content"]
-    return {**turn, "content": content if isinstance(content, str) else [dict(part) for part in content]}
+def _resized(height: int, width: int) -> list[int]:
+    """Return the size for a part's `resized_height` and `resized_width`."""
+    try:
+        return resized(height, width)
+    except ValueError as error:
+        raise ValueError(f"resized_height {height} and resized_width {width}: {error}") from None
 
 
 def _add_instruction(messages: list[dict], enable_thinking: bool, answer_format: AnswerFormat) -> None:
@@ -235,13 +274,9 @@ def _add_instruction(messages: list[dict], enable_thinking: bool, answer_format:
 
     Every turn gets it, so that earlier questions stand in the chat as they were asked and a follow-up can reuse them.
     """
-    has_text = False
     for turn in (turn for turn in messages if turn["role"] == "user"):
         texts = [] if isinstance(turn["content"], str) else [part for part in turn["content"] if part["type"] == "text"]
         if isinstance(turn["content"], str):
             turn["content"] = with_instruction(turn["content"], enable_thinking, answer_format)
         elif texts:
             texts[-1]["text"] = with_instruction(texts[-1]["text"], enable_thinking, answer_format)
-        has_text = bool(texts) or isinstance(turn["content"], str)
-    if not has_text:
-        raise ValueError("the last user turn asks nothing: it has no text")

@@ -125,6 +125,8 @@ class AvisPipeline:
         unknown = [name for name in fields if name not in AvisConfig.__dataclass_fields__]
         if unknown:
             raise ValueError(f"AvisConfig has no field {unknown[0]!r:.100}")
+        if config is not None:
+            _check_config(config)
         return _answer(
             self.model,
             self.processor,
@@ -159,7 +161,9 @@ def answer(
         messages: a chat in Transformers' form; the content of a turn is text or a list of parts
             `{"type": "image", "image": ..}`, `{"type": "video", "video": ..}` and `{"type": "text", "text": ..}`, in
             any order. An image is a path, a PIL image, an array or a data URI (`read_image`); a video is a path or a
-            list of images, `"fps"` of them a second (2 when the part does not say).
+            list of images, `"fps"` of them a second (2 when the part does not say). An image or video may have the keys
+            of qwen-vl-utils in `avis.messages.PART_KEYS`, which replace `config`'s bounds and sampling; any other key
+            is refused.
         config: how much to spend.
         query_index: the query's number in its set; with `config.seed` it fixes the rollouts' randomness.
         vision_cache: of the last query, replaced by this one's. Images and videos that are the same, pixel by pixel,
@@ -180,6 +184,7 @@ def answer(
         OSError: a file that cannot be read.
         MemoryError: with what to lower. All with one line.
     """
+    _check_config(config)
     warning = _check_policy(policy, model)
     if warning:
         warnings.warn(warning, stacklevel=2)
@@ -210,6 +215,11 @@ def _answer(
     if not return_state:
         return output
     return replace(output, state=ConversationState(model, prefill, query.pruning, query.visual_inputs))
+
+
+def _check_config(config: AvisConfig) -> None:
+    if not isinstance(config, AvisConfig):
+        raise ValueError(f"config must be an AvisConfig, got {type(config).__name__}")
 
 
 def _check_policy(policy: "PolicyModel | None", model) -> str | None:

@@ -6,7 +6,7 @@ with_instruction("How many cats?", answer_format=answer_format_for("TIGER-Lab/VL
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 THINKING = "Reason inside <think></think>, then give the final answer inside <answer></answer>."
@@ -82,6 +82,18 @@ def answer_format_for(model_path: str, name: str | None = None) -> AnswerFormat:
         if any(mark in model for mark in answer_format.model_marks):
             return answer_format
     return ANSWER_FORMATS[0]
+
+
+def with_options(question: str, options: Mapping[str, object] | None) -> str:
+    """Return a question followed by its options on one line, as in the garden: `A. red B. blue`.
+
+    Args:
+        question: as the user asked it.
+        options: texts by letter, in order; None or empty: the question has none.
+    """
+    if not options:
+        return question
+    return question + "\n" + " ".join(f"{letter}. {option}" for letter, option in options.items())
 
 
 # How Qwen's special tokens are written; its processor replaces one of them by the image's tokens.

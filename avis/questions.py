@@ -5,9 +5,11 @@
     messages = question.messages(source.media(7))
 
 A line of JSONL has `image` and `video` (a path or a list of paths, relative to the file, shown in the order of the
-line), and `prompt`, or `question` with `options` (a list or an object). A `prompt` that is a list is a question and its
-follow-ups. With an `answer` the question has a label, and may have `task`, `level` (or `see` and `think`) and `scene`.
-Questions of one scene are resampled and split together; without the key they share a scene when they show the same.
+line), and `prompt`, or `question` with `options` (a list or an object). The keys of an image or video in a chat
+(`avis.messages.PART_KEYS`: `max_pixels`, `nframes` and so on) hold for all that the line shows. A `prompt` that is a
+list is a question and its follow-ups. With an `answer` the question has a label, and may have `task`, `level` (or
+`see` and `think`) and `scene`. Questions of one scene are resampled and split together; without the key they share a
+scene when they show the same.
 
 A table (`.tsv`) has the columns `image` (base64, a list of such, or another row's `index`), `question` and `answer`, of
 multiple choice A, B, ..; and any of `index`, `hint`, `category` and `l2-category`. Needs no torch.
@@ -32,10 +34,18 @@ from PIL import Image
 
 from avis.files import check_file
 from avis.images import read_image
-from avis.prompts import check_text
+from avis.messages import PART_KEYS, check_item_keys
+from avis.prompts import check_text, with_options
 
 IMAGE_SUFFIXES = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _KINDS = ("image", "video")
+_ITEM_KEYS = dict.fromkeys(PART_KEYS["image"] + PART_KEYS["video"])  # an ordered set
+# Other names for what these keys say, in qwen-vl-utils, on our command line and elsewhere. Any other key of a line is a
+# note of its author, and is copied into the record.
+_OTHER_NAMES = (
+    *("num_frames", "nframe", "min_frames", "max_frames", "total_pixels", "sample_fps", "raw_fps"),
+    *("image_url", "video_url"),
+)
 
 
 @dataclass(frozen=True)
@@ -166,9 +176,10 @@ class QuestionFile:
         Raises:
             ValueError: a table's image cannot be read.
         """
-        _, names = self._read(index)
+        row, names = self._read(index)
         if not self._is_table:
-            return [{"type": kind, kind: name} for kind in names for name in names[kind]]
+            keys = _item_keys(row, names)
+            return [{"type": kind, kind: name} | keys[kind] for kind in names for name in names[kind]]
         try:
             images = [Image.open(io.BytesIO(base64.b64decode(cell))) for cell in names["image"]]
             return [{"type": "image", "image": read_image(image)} for image in images]
@@ -212,20 +223,21 @@ class QuestionFile:
             if not all(isinstance(path, str) and path for path in paths):
                 raise ValueError(f'"{kind}" must be a path or a list of paths')
             names[kind] = [path if "://" in path else str(self.path.parent / path) for path in paths]
+        _item_keys(row, names)
         return row, names
 
     def _question(self, index: int, row: dict[str, Any], names: dict[str, list[str]]) -> Question:
         options = _lettered(row.get("options"))
         asked = [row[name] for name in ("prompt", "question") if name in row] or [self._prompt]
         texts = _texts(next(filter(None, asked), asked[0]))  # an empty prompt is an error, and not the default's case
-        if options and not row.get("prompt"):
-            texts[0] += "\n" + " ".join(f"{letter}. {option}" for letter, option in options.items())
+        if not row.get("prompt"):
+            texts[0] = with_options(texts[0], options)
         label = None
         if row.get("answer") not in (None, ""):
             label = Label(
                 truth=str(row["answer"]),
                 options=options,
-                scene=str(row.get("scene") or self._shown(names)),
+                scene=str(row.get("scene") or self._shown(row, names)),
                 task=str(row.get("task") or row.get("category") or self.name),
                 level=row.get("level") or row.get("l2-category") or None,
                 form="choice" if options else "free",
@@ -237,11 +249,15 @@ class QuestionFile:
             raise ValueError('"answer" is missing')
         return Question(index, texts[0], tuple(texts[1:]), self._system_prompt, label, self.input(index))
 
-    def _shown(self, names: dict[str, list[str]]) -> str:
+    def _shown(self, row: dict[str, Any], names: dict[str, list[str]]) -> str:
         """Return a name for what a question shows: the same for the same images, however the file's path is written."""
+        shown: dict[str, Any] = names
         if not self._is_table:
-            names = {kind: [relpath(name, self.path.parent) for name in names[kind]] for kind in names}
-        return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
+            shown = {kind: [relpath(name, self.path.parent) for name in names[kind]] for kind in names}
+            keys = _item_keys(row, names)
+            if any(keys.values()):  # other frames or sizes of the same file are something else to see
+                shown = shown | {"keys": keys}
+        return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
 
 
 class ImageFolder:
@@ -289,6 +305,25 @@ class ImageFolder:
     def sha256(self) -> str:
         """Return the SHA-256 of the images' names."""
         return hashlib.sha256("\n".join(self._names).encode(errors="surrogateescape")).hexdigest()
+
+
+def _item_keys(row: dict[str, Any], names: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
+    """Return by kind the keys of a line that are those of its images and videos.
+
+    Raises:
+        ValueError: a key that none of them has, another name of one, or a value that cannot be.
+    """
+    given = {key: row[key] for key in _ITEM_KEYS if row.get(key) is not None}
+    found = {}
+    for kind in (kind for kind in names if names[kind]):
+        found[kind] = check_item_keys(kind, None, {key: given[key] for key in given if key in PART_KEYS[kind]})
+    unused = [key for key in given if not any(key in keys for keys in found.values())]
+    if found and unused:
+        raise ValueError(f'"{unused[0]}" is a key of videos, and the line shows none')
+    other = [key for key in _OTHER_NAMES if row.get(key) is not None]
+    if other:
+        raise ValueError(f'unknown key "{other[0]}": the keys of images and videos are {", ".join(_ITEM_KEYS)}')
+    return found
 
 
 def _lettered(options: Any) -> dict[str, str] | None:

@@ -21,7 +21,7 @@ from transformers.models.qwen2_5_vl.flops import mean_length
 from transformers.models.qwen2_5_vl.shared_prefill import FinishedRollout, Prefill, Rollouts
 
 from avis.answers import extract_answer, vote_key
-from avis.config import AvisConfig
+from avis.config import AvisConfig, whole_number
 from avis.costs import query_flops
 from avis.inputs import PIXEL_INPUTS, TIME_INPUTS, opened_thought, pixel_bounds_by_kind, prepare_inputs
 from avis.loading import advise_on_memory
@@ -108,6 +108,9 @@ def resolve(
     previous: AvisOutput | None,
 ) -> Query:
     """Turn the chat into inputs, and the configuration into arguments of the prefill. Raises ValueError."""
+    query_index = whole_number("query_index", query_index, 0, 2**64 - 1)
+    if previous is not None and not isinstance(previous, AvisOutput):
+        raise ValueError(f"previous: that is no AvisOutput but a {type(previous).__name__}")
     if previous is not None and previous.state is None:
         raise ValueError("previous: that output has no state to continue from; ask it with return_state=True")
     inputs = prepare_inputs(processor, messages, config)

@@ -41,9 +41,7 @@ _RATE_TOLERANCE = 0.01
 _MAX_SEEK_MARGIN = 8
 _NO_TIME = -math.inf  # of a frame whose time is not known
 
-# qwen-vl-utils's sampling of frames.
-DEFAULT_FPS = 2.0
-_MIN_FRAMES, _MAX_FRAMES, _FRAME_FACTOR = 4, 768, 2
+_DEFAULT_RATE = 2.0  # of a list of images, as in qwen-vl-utils, and of a file that does not say
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def open_video(source: str | Path | Video | Sequence[ImageInput], list_fps: floa
     if isinstance(source, (list, tuple)):
         if not source:
             raise ValueError("a video without frames")
-        rate = DEFAULT_FPS if list_fps is None else list_fps
+        rate = _DEFAULT_RATE if list_fps is None else list_fps
         if type(rate) not in (int, float) or not 0 < rate < math.inf:
             raise ValueError(f"the fps of a list of frames must be positive and finite, got {rate!r:.100}")
         return Video(None, tuple(range(len(source))), (), float(rate), tuple(source))
@@ -118,7 +116,7 @@ def _rate(times: list[int], unit: Fraction | None, header_rate: Fraction | None)
     A header that agrees with the times is taken: times are rounded to the stream's unit, the header's rate is not.
     """
     if len(times) < 2 or times[-1] <= times[0] or not unit:
-        return float(header_rate or DEFAULT_FPS)
+        return float(header_rate or _DEFAULT_RATE)
     rate = (len(times) - 1) / ((times[-1] - times[0]) * unit)
     if header_rate and abs(header_rate - rate) <= _RATE_TOLERANCE * rate:
         return float(header_rate)
@@ -126,9 +124,13 @@ def _rate(times: list[int], unit: Fraction | None, header_rate: Fraction | None)
 
 
 def sample_frame_indices(
-    video: Video, fps: float | None = None, num_frames: int | None = None
+    video: Video,
+    fps: float | None = None,
+    num_frames: int | None = None,
+    video_start: float | None = None,
+    video_end: float | None = None,
 ) -> tuple[list[int], float]:
-    """Return which frames to show: spread evenly in time, as many as qwen-vl-utils takes.
+    """Return which frames to show: spread evenly in time, as many as qwen-vl-utils takes. Imports torch.
 
     At a constant rate these are qwen-vl-utils's frames. At a variable rate it takes frames evenly spaced by number;
     here they are evenly spaced in seconds, each the frame on screen at its second, so that a frame may occur twice.
@@ -137,31 +139,68 @@ def sample_frame_indices(
         video: from `open_video`.
         fps: frames per second (default 2); their number stays between 4 and 768, and within what the video has.
         num_frames: number of frames instead, rounded to an even one.
+        video_start: seconds from the first frame at which to begin; None: at the first one.
+        video_end: seconds from the first frame at which to end; None or later than the last frame: there.
 
     Returns:
         The ascending numbers of the frames, and how many of them make a second. A video of one frame shows it twice,
         and a list of an odd number of images shows its last one twice.
 
     Raises:
-        ValueError: `num_frames` exceeds the frames there are.
+        ValueError: both `fps` and `num_frames`, more frames than there are, or no two between start and end.
     """
-    total = max(len(video.times), _FRAME_FACTOR)
+    if fps is not None and num_frames is not None:
+        raise ValueError("fps and num_frames exclude each other")
+    from avis.qwen import FRAME_FACTOR, smart_nframes  # torch, which opening a file need not wait for
+
+    is_constant = _has_constant_rate(video.times)
+    first, last, rate = _section(video, is_constant, video_start, video_end)
+    total = max(last - first + 1, FRAME_FACTOR)
     if video.images:
-        total += total % _FRAME_FACTOR
-    if num_frames is not None:
-        count = round(num_frames / _FRAME_FACTOR) * _FRAME_FACTOR
-        if count > total:
-            name = video.path or "the list"
-            raise ValueError(f"{name} has {len(video.times)} frames, fewer than the {count} of num_frames")
+        total += total % FRAME_FACTOR
+    request = {"nframes": num_frames} if num_frames is not None else {} if fps is None else {"fps": fps}
+    try:
+        count = smart_nframes(request, total, rate)
+    except ValueError:
+        between = "" if (video_start, video_end) == (None, None) else " between video_start and video_end"
+        name = video.path or "the list"
+        raise ValueError(
+            f"{name} has {last - first + 1} frames{between}, fewer than the {num_frames} asked for"
+        ) from None
+    if is_constant:
+        indices = np.linspace(first, first + total - 1, count).round().astype(int).clip(max=last)
     else:
-        wanted = total / video.rate * (DEFAULT_FPS if fps is None else fps)
-        count = math.floor(min(max(wanted, _MIN_FRAMES), _MAX_FRAMES, total) / _FRAME_FACTOR) * _FRAME_FACTOR
-    if _has_constant_rate(video.times):
-        indices = np.linspace(0, total - 1, count).round().astype(int).clip(max=len(video.times) - 1)
-    else:
-        seconds = np.linspace(video.times[0], video.times[-1], count)
+        seconds = np.linspace(video.times[first], video.times[last], count)
         indices = np.searchsorted(video.times, seconds, side="right") - 1
-    return indices.tolist(), count / total * video.rate
+    return indices.tolist(), count / total * rate
+
+
+def _section(
+    video: Video, is_constant: bool, video_start: float | None, video_end: float | None
+) -> tuple[int, int, float]:
+    """Return the numbers of the first and the last frame from start to end, and their mean rate."""
+    last = len(video.times) - 1
+    if (video_start, video_end) == (None, None):
+        return 0, last, video.rate
+    name = video.path or "the list"
+    if is_constant:
+        from avis.qwen import calculate_video_frame_range
+
+        try:
+            request = {"video_start": video_start, "video_end": video_end}
+            return *calculate_video_frame_range(request, last + 1, video.rate)[:2], video.rate
+        except ValueError:
+            length = (last + 1) / video.rate
+    else:
+        # A frame is on screen until the next one.
+        length = last / video.rate
+        unit = length / (video.times[-1] - video.times[0])
+        seconds = (np.asarray(video.times) - video.times[0]) * unit
+        start, end = video_start or 0.0, length if video_end is None else min(video_end, length)
+        first, final = (int(np.searchsorted(seconds, second, side="right")) - 1 for second in (start, end))
+        if start < end and first < final:
+            return first, final, (final - first) / float(seconds[final] - seconds[first])
+    raise ValueError(f"{name} lasts {length:.4g} s: no two of its frames are between video_start and video_end")
 
 
 def _has_constant_rate(times: Sequence[int]) -> bool:

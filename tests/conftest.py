@@ -1,11 +1,13 @@
 """Fixtures shared by all rooms' tests: the tiny model, and the guard that the fork is what gets imported."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
 import transformers
+from stand_in_kit import write_checkout
 
 import demo
 
@@ -44,6 +46,21 @@ def bundled():
     from avis.loading import load_model
 
     return load_model(demo.BUNDLED, device="cpu")
+
+
+@pytest.fixture
+def kit(tmp_path, monkeypatch, bundled):
+    """A checkout of VLMEvalKit's stand-in, importable, with the bundled model already loaded; returns its folder."""
+    write_checkout(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    monkeypatch.setattr("avis.pipeline.load_model", lambda *_: bundled)
+    monkeypatch.setenv("LMUData", str(tmp_path))
+    monkeypatch.delenv("MMEVAL_ROOT", raising=False)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.split(".")[0] in ("vlmeval", "vlmeval_run")]:
+        del sys.modules[name]
 
 
 @pytest.fixture

@@ -123,9 +123,8 @@ def positions(model, row: dict, new_tokens: int = 0) -> torch.Tensor:
             i += 1
             continue
         t, h, w = queues[ids[i]].pop(0)
-        # Upstream truncates seconds per grid step to whole numbers.
-        step = int(seconds.pop(0)) * model.config.vision_config.tokens_per_second if ids[i] == tiny.VIDEO else 0
-        found += [(start + f * step, start + y, start + x) for f in range(t) for y in range(h) for x in range(w)]
+        step = seconds.pop(0) * model.config.vision_config.tokens_per_second if ids[i] == tiny.VIDEO else 0
+        found += [(start + int(f * step), start + y, start + x) for f in range(t) for y in range(h) for x in range(w)]
         i += t * h * w
     return torch.tensor(found).T
 

@@ -1,8 +1,10 @@
 """`AvisConfig`: what is refused, what is taken, and that any value is one of the two."""
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
+from typing import get_args
 
+import numpy as np
 import pytest
 from chats import one_line
 from hypothesis import given, settings
@@ -54,6 +56,45 @@ def test_configs_out_of_range_are_refused(wrong):
     something else."""
     with pytest.raises(ValueError) as error:
         AvisConfig(**wrong)
+    one_line(error)
+
+
+KINDS = {
+    int: (1.0, "1", True),
+    float: ("0.5", True, [0.5], np.ones((2, 2))),
+    bool: (1, "true", None),
+    str: (1, None, ["kdv"]),
+}
+WRONG_TYPES = [
+    (field.name, value)
+    for field in fields(AvisConfig)
+    for value in KINDS[next(kind for kind in get_args(field.type) or (field.type,) if kind is not type(None))]
+    if value is not None or type(None) not in get_args(field.type)
+]
+
+
+@pytest.mark.parametrize("name, value", WRONG_TYPES, ids=str)
+def test_fields_of_a_wrong_type_are_refused(name, value):
+    """Guards against: "0.5" compared with a number, "false" that is true, and an array written in several lines."""
+    needs = {"enable_kdv": True} if name.startswith(("kdv_", "pruner")) else {}
+    with pytest.raises(ValueError, match=name) as error:
+        AvisConfig(**needs | {name: value})
+    assert len(one_line(error)) < 200
+
+
+def test_numbers_of_numpy_are_pythons():
+    """Guards against: refusing numbers that come out of an array, and a record of them that is no JSON."""
+    given_ = {"num_rollouts": np.int64(3), "seed": np.uint64(2**64 - 1), "top_p": np.float32(0.5), "fps": np.int8(2)}
+    config = AvisConfig(enable_kdv=True, kdv_ratio=np.float64(0.25), **given_)
+    assert json.loads(json.dumps(asdict(config)))["seed"] == 2**64 - 1
+    assert config == AvisConfig(enable_kdv=True, kdv_ratio=0.25, num_rollouts=3, seed=2**64 - 1, top_p=0.5, fps=2.0)
+
+
+@pytest.mark.parametrize("name", ["fps", "temperature", "top_p"])
+def test_whole_numbers_beyond_all_floats_are_refused(name):
+    """Guards against: an OverflowError with the model loaded."""
+    with pytest.raises(ValueError, match=name) as error:
+        AvisConfig(**{name: 10**400})
     one_line(error)
 
 

@@ -1,5 +1,6 @@
 """Settings and calls that KDV refuses, each with one line."""
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -135,3 +136,45 @@ def test_callers_empty_dynamic_cache_is_accepted(tiny_model):
         torch.stack(got.logits), torch.stack(generate(tiny_model, row, enable_kdv=True).logits), "cache", 0
     )
     assert got.past_key_values is cache
+
+
+WRONG_TYPES = {
+    "enable_kdv": ["false", "true", 1, None],
+    "kdv_ratio": ["0.5", True, [0.5], torch.full((2, 2), 0.5)],
+    "kdv_threshold": ["0.5", True, {}],
+    "pruner": [1, ["kdv"], None],
+    "pruner_seed": ["1", 1.0, True, None],
+}
+
+
+@pytest.mark.parametrize("name, value", [(name, value) for name in WRONG_TYPES for value in WRONG_TYPES[name]], ids=str)
+def test_settings_of_a_wrong_type_are_refused(tiny_model, name, value):
+    """Guards against a TypeError from a comparison, and against "false", which is true."""
+    settings = {"enable_kdv": True, name: value}
+    for call in (tiny_model, tiny_model.generate, tiny_model.prefill):
+        with pytest.raises(ValueError, match=name if name != "pruner" else "unknown pruner") as error:
+            call(**tiny.image_prompt(), **settings)
+        assert_one_line(error)
+
+
+ROLLOUT_ARGUMENTS = ("num_rollouts", "max_new_tokens", "rollout_batch_size", "seed", "query_index")
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [(name, value) for name in ROLLOUT_ARGUMENTS for value in ("2", 2.0, True)]
+    + [(name, value) for name in ("temperature", "top_p") for value in ("0.5", True, None)],
+)
+def test_rollout_arguments_of_a_wrong_type_are_refused(tiny_model, name, value):
+    prefill = tiny_model.prefill(**tiny.text_prompt())
+    with pytest.raises(ValueError, match=f"{name} must be a") as error:
+        tiny_model.rollout(prefill, **{"num_rollouts": 2, "max_new_tokens": 2} | {name: value})
+    assert_one_line(error)
+
+
+def test_numbers_of_numpy_are_numbers(tiny_model):
+    """Guards against refusing too much."""
+    prefill = tiny_model.prefill(**tiny.image_prompt(), enable_kdv=True, kdv_ratio=np.float32(0.5))
+    whole = {name: np.int64(2) for name in ROLLOUT_ARGUMENTS}
+    got = tiny_model.rollout(prefill, **whole, temperature=np.float64(0.7), top_p=np.float32(0.5))
+    assert got.tokens == tiny_model.rollout(prefill, **{k: 2 for k in whole}, temperature=0.7, top_p=0.5).tokens

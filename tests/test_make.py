@@ -167,8 +167,9 @@ def test_sampled_moments_are_those_of_training():
     taught on."""
     for seconds in range(2, 9):
         times = media.file_times(float(seconds))
-        taken, _ = sample_frame_indices(Video(Path("x"), tuple(range(len(times))), (), 12.0), fps=2.0)
+        taken, rate = sample_frame_indices(Video(Path("x"), tuple(range(len(times))), (), 12.0), fps=2.0)
         assert np.array_equal(times[taken], video_times(float(seconds)))
+        assert rate == 2.0, "a grid step of two frames lasts one whole second, whose positions no patch has changed"
         assert len(times) == 12 * seconds and (np.diff(times) > 1 / 24).all()
 
 

@@ -174,6 +174,12 @@ def test_other_files_are_refused(pipeline, tmp_path):
         (3, "How many?", "an image is a path"),
         (None, "How many?", "an image is a path"),
         (EXAMPLE_IMAGE, "What is <|image_pad|>?", "special token"),
+        ([chat(image_part()), chat(image_part())], None, "one chat is answered at a time"),
+        ([chat(image_part())], None, "one chat is answered at a time"),
+        ([chat(image_part())[0], chat(image_part())], None, "one chat is answered at a time"),
+        ([[EXAMPLE_IMAGE]], "How many?", "an image is a path"),
+        ({"role": "user", "content": "How many?"}, None, "a question"),
+        (image_part(), "How many?", "an image is a path"),
     ],
     ids=str,
 )
@@ -198,7 +204,18 @@ def test_fields_replace_those_of_the_configuration(pipeline):
 
 @pytest.mark.parametrize(
     ("fields", "words"),
-    [({"nframes": 3}, "no field 'nframes'"), ({"kdv_ratio": 0.5}, "need enable_kdv"), ({"fps": -1.0}, "fps")],
+    [
+        ({"nframes": 3}, "no field 'nframes'"),
+        ({"kdv_ratio": 0.5}, "need enable_kdv"),
+        ({"fps": -1.0}, "fps"),
+        ({"enable_kdv": True, "kdv_ratio": "0.5"}, "kdv_ratio must be a number, got '0.5'"),
+        ({"config": {"num_rollouts": 3}}, "config must be an AvisConfig, got dict"),
+        ({"config": AvisConfig}, "config must be an AvisConfig"),
+        ({"query_index": "1"}, "query_index must be a whole number"),
+        ({"query_index": -1}, "query_index must be between"),
+        ({"query_index": 1.0}, "query_index must be a whole number"),
+        ({"previous": "2"}, "previous: that is no AvisOutput"),
+    ],
     ids=str,
 )
 def test_wrong_fields_are_refused(pipeline, fields, words):

@@ -118,6 +118,15 @@ def test_the_question_and_its_options(tmp_path, line, text, follow_ups):
         ({"prompt": "\ud800", "image": "a.png"}, "valid Unicode"),
         ({"prompt": "Why?", "image": "a.png", "options": 3}, '"options" must be'),
         ({"question": "Why?", "image": "a.png", "options": ["x"] * 27}, "27 options need letters"),
+        ({"prompt": "Why?", "image": "a.png", "nframes": 4}, '"nframes" is a key of videos'),
+        ({"prompt": "Why?", "image": "a.png", "max_pixels": "4000"}, "max_pixels must be a whole number"),
+        ({"prompt": "Why?", "image": "a.png", "min_pixels": 9000, "max_pixels": 8000}, "exceeds"),
+        ({"prompt": "Why?", "image": "a.png", "resized_width": 280}, "need each other"),
+        ({"prompt": "Why?", "video": "a.mp4", "fps": True}, "fps must be a number"),
+        ({"prompt": "Why?", "video": "a.mp4", "fps": 2, "nframes": 4}, "fps and nframes exclude each other"),
+        ({"prompt": "Why?", "video": "a.mp4", "video_start": 3, "video_end": 2}, "is not before"),
+        ({"prompt": "Why?", "video": "a.mp4", "num_frames": 4}, 'unknown key "num_frames"'),
+        ({"prompt": "Why?", "video": "a.mp4", "total_pixels": 4000}, 'unknown key "total_pixels"'),
     ],
     ids=str,
 )
@@ -126,6 +135,25 @@ def test_a_line_that_cannot_be_asked_is_an_error(tmp_path, line, match):
     with pytest.raises(ValueError, match=match) as caught:
         read(jsonl(tmp_path, line), prompt="the default")
     assert "\n" not in str(caught.value)
+
+
+def test_keys_of_a_line_are_those_of_all_it_shows(tmp_path):
+    """Guards against: sizes and frames of a line that are copied into the record and otherwise ignored."""
+    sizes, frames = {"max_pixels": 80_000}, {"fps": 1.5, "video_start": 2}
+    line = {"image": ["a.png", "b.png"], "video": "c.mp4", "prompt": "Why?", "id": 7, "nframes": None} | sizes | frames
+    source = QuestionFile(jsonl(tmp_path, line), needs_answers=False)
+    first, second, video = source.media(0)
+    assert first == {"type": "image", "image": str(tmp_path / "a.png")} | sizes and second.keys() == first.keys()
+    assert video == {"type": "video", "video": str(tmp_path / "c.mp4")} | sizes | frames
+    assert source.question(0).input == line
+
+
+def test_other_frames_of_a_video_are_another_scene(tmp_path):
+    """Guards against: the encoded frames of one question used for another that shows other ones."""
+    video = {"video": "a.mp4", "prompt": "Why?", "answer": "x"}
+    lines = [video, video | {"nframes": 4}, video | {"nframes": 4}, video | {"video_end": 4}, video | {"fps": None}]
+    source = QuestionFile(jsonl(tmp_path, *lines))
+    assert list(source.groups()) == [[0, 4], [1, 2], [3]]
 
 
 def test_labels_say_what_is_known(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from avis.config import AvisConfig
-from avis.evaluation.measure import downsampled_pixels
+from avis.evaluation.measure import Evaluator, downsampled_pixels
 from avis.evaluation.recipe import pruning_runs, read_recipe
 from avis.garden.make import make
 from avis.garden.source import open_source
@@ -61,6 +61,23 @@ def test_smaller_images_come_closest_to_the_number_of_tokens():
         found = tokens(downsampled_pixels(grids, wanted))
         assert abs(found - wanted) == min(abs(tokens(784 * area) - wanted) for area in range(1, 600))
         assert abs(found - wanted) <= 0.15 * wanted
+
+
+def test_smaller_images_are_smaller_whatever_size_a_line_gives(bundled, tmp_path, monkeypatch):
+    """Guards against: a baseline shown in full, because the size in its line wins over the one of the baseline."""
+    recipe = tmp_path / "few.yaml"
+    recipe.write_text(
+        "seeds: [0]\nsettings: {max_new_tokens: 1}\nrows:\n"
+        "  - {name: vanilla}\n  - {name: KDV, rho: 0.75}\n  - {name: smaller, rho: 0.75, pruner: downsample}\n"
+    )
+    Image.new("RGB", (560, 560)).save(tmp_path / "a.png")
+    line = {"image": "a.png", "resized_height": 336, "resized_width": 336, "prompt": "How many?", "answer": "1"}
+    (tmp_path / "q.jsonl").write_text(json.dumps(line) + "\n")
+    monkeypatch.setattr("avis.evaluation.measure.load_model", lambda *_: bundled)
+    evaluator = Evaluator("models/garden-tiny", None, read_recipe(recipe), [str(tmp_path / "q.jsonl")], "cpu")
+    runs = evaluator.measure(0, 0)["runs"]
+    kept = {name: records[0]["kept"] for name, records in runs.items()}
+    assert sorted(kept.values()) == [[36], [36], [144]] and runs.keys() == kept.keys()
 
 
 def test_a_table_of_the_garden_asks_what_the_split_asks(tmp_path):

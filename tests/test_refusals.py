@@ -242,7 +242,11 @@ def test_unreadable_files_are_refused(run, no_model, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "row", ["image: bomb", "video: cut off", "model: another architecture", "--num-rollouts 1e9", "--input empty"]
+    "row",
+    [
+        *("image: bomb", "video: cut off", "video: pixels lost", "model: another architecture"),
+        *("--num-rollouts 1e9", "--input empty"),
+    ],
 )
 def test_refusals_import_no_torch(row, tmp_path):
     """Guards against: an import anywhere on the way that makes a refusal take seconds."""

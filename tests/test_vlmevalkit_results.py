@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from avis.evaluation.adapters.vlmevalkit_results import overall_score
+from avis.evaluation.adapters.vlmevalkit_results import overall_score, read_settings, why_no_score
 from avis.evaluation.tables.__main__ import main as print_tables
 
 pytestmark = pytest.mark.unit
@@ -46,7 +46,7 @@ def test_the_papers_tables_from_a_work_folder(tmp_path, capsys):
     for name, spent, costs, shift in (("a", {}, plain, 0), ("b", kdv, pruned, 0.02)):
         folder = work_folder(tmp_path / "out", name, spent, costs)
         (folder / f"{name}_MMStar_acc.csv").write_text(f'"split","Overall","math"\n"none","{0.5 + shift}","0.1"\n')
-        old, new = folder / "T20260101_G12345678", folder / "T20260201_G12345678"
+        old, new = folder / "T20260101_G12345678", folder / "T20260201-103000"
         for day, score in ((old, 11), (new, 60 + 100 * shift)):
             day.mkdir()
             lines = [f"Overall,9,{score}", "geometry,4,3.5"]
@@ -107,3 +107,55 @@ def test_work_folders_that_cannot_be_read_are_one_line(tmp_path, capsys):
         assert print_tables(["--from-vlmevalkit", str(tmp_path / name)]) == 2
         printed = capsys.readouterr().err
         assert words in printed and printed.startswith("error: ") and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "status, reason, is_due",
+    [
+        ({"status": "done", "metrics": {"Overall": 1.0}}, "", False),
+        ({"status": "done", "error_message": ""}, "VLMEvalKit failed: it gives no reason; its log has the whole", True),
+        ({"status": "done", "error_message": "a\nb"}, "VLMEvalKit failed: a; its log has the whole", True),
+        ({"status": "done", "skip_reason": "mode_infer"}, "VLMEvalKit skipped it: mode infer", False),
+        ({"status": "done", "skip_reason": "invalid_dataset"}, "VLMEvalKit skipped it: invalid dataset", True),
+        ({"status": "infer"}, "VLMEvalKit stopped at: infer", True),
+        (None, "VLMEvalKit did not begin it", True),
+    ],
+)
+def test_why_a_set_has_no_score(status, reason, is_due):
+    """Guards against: an empty cell that nobody explains."""
+    assert why_no_score(status) == (reason, is_due)
+
+
+def test_no_score_is_dropped_without_a_note(tmp_path, capsys):
+    """Guards against: the first of two scores, a part's score, or a set that vanilla has not answered, in silence."""
+    costs = {"Twice": [10], "MMMU_DEV_VAL": [10], "Broken": [10], "None": [10], "Sub": [10], "Sub_[x]": [10]}
+    plain = work_folder(tmp_path, "a", {}, costs | {"Other": [10]})
+    pruned = work_folder(tmp_path, "b", {"enable_kdv": True}, {"Twice": [5], "Extra": [5]})
+    run = plain / "T20260801-120000"
+    run.mkdir()
+    for judge, score in (("exact_matching", "0.5"), ("gpt", "0.6")):
+        (run / f"a_Twice_{judge}_acc.csv").write_text(f"split,Overall\nnone,{score}\n")
+        (pruned / f"b_Twice_{judge}_acc.csv").write_text("split,Overall\nnone,0.7\n")  # both agree
+    (run / "a_MMMU_DEV_VAL_acc.csv").write_text("split,Overall\ndev,0.5\nvalidation,0.6\n")
+    (run / "a_Sub_[x]_acc.csv").write_text("split,Overall\nnone,0.4\n")
+    (run / "a_Unasked_acc.csv").write_text("split,Overall\nnone,0.3\n")
+    statuses = {"Broken": {"status": "done", "error_message": "no key"}, "Unasked": {"status": "done"}}
+    (run / "status.json").write_text(json.dumps({"datasets": statuses}))
+    for day, text in (("T20260701-120000", '{"datasets": {"Broken": {"status": "eval"}}}'), ("T20260901-120000", "{")):
+        (plain / day).mkdir()
+        (plain / day / "status.json").write_text(text)
+    vanilla, kdv = read_settings(tmp_path)
+    assert kdv.scores == {"Twice": 70, "Extra": None}
+    assert vanilla.scores == dict.fromkeys(vanilla.scores, None) | {"Sub_[x]": 40, "Unasked": 30}
+    assert print_tables(["--from-vlmevalkit", str(tmp_path)]) == 0
+    notes = {line for line in capsys.readouterr().out.splitlines() if line.startswith("- ")}
+    assert notes == {
+        "- Twice of a has no score: several: Twice_exact_matching_acc.csv 50.0, Twice_gpt_acc.csv 60.0.",
+        "- MMMU_DEV_VAL of a has no score: no one overall score in a_MMMU_DEV_VAL_acc.csv: it has split=dev|Overall, "
+        "split=validation|Overall.",
+        "- Broken of a has no score: VLMEvalKit failed: no key; its log has the whole.",
+        *(f"- {name} of a has no score: VLMEvalKit wrote no file with it." for name in ("None", "Other", "Sub")),
+        "- Unasked of a has the score 30.0 and no line: a has no record of it.",
+        *(f"- {name} of b has no score: it was not run." for name in costs.keys() - {"Twice"} | {"Other"}),
+        "- Extra of b has no score and no line: a has no record of it.",
+    }

@@ -23,6 +23,7 @@ from avis.evaluation.recipe import PruningRun, Recipe, pruning_runs, resolve_amo
 from avis.garden.source import GardenSource, open_source
 from avis.inputs import pixel_bounds
 from avis.loading import load_model
+from avis.messages import SIZE_KEYS
 from avis.outputs import AvisOutput
 from avis.pipeline import answer
 from avis.provenance import quick_fingerprint, versions, weights_sha256
@@ -206,7 +207,8 @@ class Evaluator:
             if run.row.pruner == "downsample":
                 kept = runs[run.name.removesuffix(" downsample")][0]["kept"] if run.row.tau else None
                 config = self._downsample(run, base, example.vision_cache, kept)
-                runs[run.name] = self._measure_run(run, config, example, VisionCache())
+                smaller = replace(example, messages=_without_sizes(example.messages))
+                runs[run.name] = self._measure_run(run, config, smaller, VisionCache())
             else:
                 config = run.configure(base, self.policy)
                 runs[run.name] = self._measure_run(run, config, example, example.vision_cache)
@@ -290,6 +292,17 @@ class Evaluator:
             vision_cache=vision_cache,
             policy=policy,
         )
+
+
+def _without_sizes(messages: list[dict]) -> list[dict]:
+    """Return a chat whose images and videos have no size of their own, which would win over the configuration's."""
+    bare = []
+    for turn in messages:
+        content = turn["content"]
+        if not isinstance(content, str):
+            content = [{key: part[key] for key in part if key not in SIZE_KEYS} for part in content]
+        bare.append(turn | {"content": content})
+    return bare
 
 
 def _is_right(found: str | None, label: Label) -> int:

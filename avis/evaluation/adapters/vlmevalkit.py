@@ -7,17 +7,18 @@
 `--mode`, `--reuse`, `--judge` and the rest. Every answer's record is a line of `<work-dir>/<name>/answers.jsonl` (see
 `avis.evaluation.adapters.asker`); the same command with the same work-dir answers nothing twice.
 
+Exit status 0: every data set has a score; 1: one has none, or a question has no answer (VLMEvalKit itself ends with 0);
+2: bad input.
+
 The pixel bounds are those that VLMEvalKit sets for Qwen2.5-VL-7B-Instruct, which the paper evaluates with: images of
 1280 to 16384 tokens; frames of 128 to 768 tokens, of a video 24576 in all. Read in VLMEvalKit at commit e8e78f05.
 """
 
 import argparse
-import hashlib
-import importlib.util
-import json
+import os
 import re
 import sys
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -28,17 +29,11 @@ import yaml
 from avis.checkpoint import check_model_folder
 from avis.cli import ArgumentParser, run_command
 from avis.config import VOTE_STOPS, VOTES, AvisConfig
-from avis.evaluation.adapters.asker import Asker, require_fork
+from avis.evaluation.adapters.asker import require_fork
+from avis.evaluation.adapters.vlmevalkit_checkout import import_harness
+from avis.evaluation.adapters.vlmevalkit_model import Avis, Progress, exact_match
+from avis.evaluation.adapters.vlmevalkit_results import read_statuses, why_no_score
 from avis.prompts import ANSWER_FORMATS
-from avis.video import open_video, sample_frame_indices
-
-_TOKEN = 28 * 28  # pixels of one visual token
-_IMAGE_PIXELS = (1280 * _TOKEN, 16384 * _TOKEN)
-_FRAME_PIXELS = (128 * _TOKEN, 768 * _TOKEN)
-_VIDEO_PIXELS = 24576 * _TOKEN
-# The scorers get this for an abstention, so that they guess no answer from a thought that was cut off. They take it for
-# no option, yes, no or number: it is their own letter for "none of the options".
-ABSTAINED = "Z"
 
 # Of `AvisConfig`: the harness gives these with each data set of videos.
 _GIVEN_BY_HARNESS = ("fps", "num_frames")
@@ -61,77 +56,17 @@ _HELP = {
     "max_pixels": "of an image or frame (default: VLMEvalKit's)",
     "seed": "of sampling",
 }
+_SERVED = "it asks a served model in place of AVIS"
+# Flags of VLMEvalKit's run.py that would evaluate something else, or have no effect.
+_REFUSED = {
+    "--model": "it is set here: give --model-path",
+    "--config": "it is set here: give --model-path and --data",
+    "--use-vllm": "AVIS runs in Transformers",
+    "--api-mode": _SERVED,
+    "--base-url": _SERVED,
+    "--max-tokens": "it is a served model's: give --max-new-tokens",
+}
 _PREFIX = "config."  # of parsed flags that are fields of `AvisConfig`
-
-
-class Avis:
-    """VLMEvalKit's model interface over `AvisPipeline`. `register` gives it the harness's `BaseModel` as its base."""
-
-    INTERLEAVE = True
-    VIDEO_LLM = True
-
-    def __init__(self, config: AvisConfig, use_vllm: bool = False, **asker: Any):
-        """Load the model.
-
-        Args:
-            config: for every question. Pixel bounds that are None are the paper's.
-            use_vllm: the harness sets it for models with Qwen2.5-VL in their name; not used.
-            **asker: the other arguments of `Asker`.
-        """
-        super().__init__()
-        self.avis_config = config
-        self.asker = Asker("vlmevalkit", config=config, **asker)
-        # Where both are not None, the harness replaces one by its data set's and sets the other to None.
-        self.fps: float | None = 2.0
-        self.nframe: int | None = 128
-
-    def generate_inner(self, message: list[dict], dataset: str | None = None) -> str:
-        """Return the voted answer to one question, as the scorers are to see it.
-
-        Args:
-            message: parts `{"type": "text", "image" or "video", "value": text or path}`, in order.
-            dataset: its name.
-        """
-        # MVBench begins the answer itself ("Best option:("), which nothing that thinks first can continue. All other
-        # parts are the user's, a system role's too, as in the harness's own Qwen2.5-VL.
-        parts = [part for part in message if part.get("role") != "assistant"]
-        # The harness gives no number of a question, so its content names it: without folders, which differ between
-        # machines, and with the number of frames, which the name of a data set of videos does not say.
-        named: list = [[p["type"], p["value"] if p["type"] == "text" else Path(p["value"]).name] for p in parts]
-        if any(part["type"] == "video" for part in parts):
-            named.append([self.fps, self.nframe])
-        id = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
-        record = self.asker.ask({"dataset": dataset, "id": id}, int(id, 16), partial(self._query, parts))
-        return record.get("answer") or ABSTAINED
-
-    def _query(self, parts: list[dict]) -> tuple[list[dict], AvisConfig]:
-        content = [{"type": part["type"], part["type"]: part["value"]} for part in parts]
-        videos = [part["value"] for part in parts if part["type"] == "video"]
-        return [{"role": "user", "content": content}], self.config_for(videos)
-
-    def config_for(self, videos: list[str]) -> AvisConfig:
-        """Return the configuration of a question: with its pixel bounds, and how its videos are sampled.
-
-        Args:
-            videos: files that the question shows; images are shown when there are none.
-        """
-        least, most = _IMAGE_PIXELS
-        sampling: dict[str, Any] = {}
-        if videos:
-            found = [open_video(path) for path in videos]
-            if self.fps is not None:
-                sampling = {"fps": self.fps}
-            elif self.nframe is not None:
-                # As in the harness: a video with fewer frames shows those it has.
-                available = [max(len(video.times), 2) // 2 * 2 for video in found]
-                sampling = {"num_frames": min(self.nframe, *available)}
-            count = max(len(sample_frame_indices(video, **sampling)[0]) for video in found)
-            least = _FRAME_PIXELS[0]
-            most = min(_FRAME_PIXELS[1], max(_VIDEO_PIXELS * 2 // count, int(1.05 * least)))
-        set_least, set_most = self.avis_config.min_pixels, self.avis_config.max_pixels
-        least = set_least if set_least is not None else min(least, set_most or least)
-        most = set_most if set_most is not None else max(most, least)
-        return replace(self.avis_config, min_pixels=least, max_pixels=most, **sampling)
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
@@ -179,11 +114,9 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[
     """Return the launcher's flags, and those for VLMEvalKit's run.py. A mistake exits with one line and status 2."""
     parser = build_parser()
     args, others = parser.parse_known_args(arguments)
-    if "--use-vllm" in others:
-        parser.error("--use-vllm: AVIS runs in Transformers")
-    taken = {"--model", "--config"} & {other.partition("=")[0] for other in others}
-    if taken:
-        parser.error(f"{min(taken)} is set here: give --model-path")
+    for flag in (other.partition("=")[0] for other in others):
+        if flag in _REFUSED:
+            parser.error(f"{flag}: {_REFUSED[flag]}")
     if (args.data is None) == (args.recipe is None):
         parser.error("give --data or --recipe")
     if not re.fullmatch(r"[\w.+-]+", args.name):
@@ -207,46 +140,48 @@ def recipe_data(path: Path) -> list[str]:
     return names
 
 
-def import_harness() -> ModuleType:
-    """Import VLMEvalKit's run.py, which chooses the process's GPU: call this before torch is used.
-
-    Raises:
-        ValueError: VLMEvalKit is not installed, or lacks a requirement, in one line.
-    """
-    found = importlib.util.find_spec("vlmeval")
-    if found is None or found.origin is None:
-        raise ValueError("vlmeval cannot be imported: install VLMEvalKit's checkout, or put it on PYTHONPATH")
-    path = Path(found.origin).parents[1] / "run.py"
-    spec = importlib.util.spec_from_file_location("vlmeval_run", path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise ValueError(f"no {path}: VLMEvalKit is used from its checkout (pip install -e)")
-    module = sys.modules["vlmeval_run"] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except ImportError as error:
-        raise ValueError(f"VLMEvalKit cannot be imported: {error}; install what its requirements name") from None
-    return module
-
-
-def register(name: str, **arguments: Any) -> None:
-    """Add a model to VLMEvalKit's table.
+def register(module: ModuleType, name: str, progress: Progress, **arguments: Any) -> None:
+    """Add the model to VLMEvalKit's table, give its free-answer tables a scorer, and follow which data set it is at.
 
     Args:
+        module: of `import_harness`.
         name: of the model.
+        progress: `data` is set whenever the harness opens a data set.
         **arguments: of `Avis`.
     """
     from vlmeval.config import supported_VLM
+    from vlmeval.dataset import CustomVQADataset
     from vlmeval.vlm.base import BaseModel
 
-    supported_VLM[name] = partial(type("Avis", (Avis, BaseModel), {}), **arguments)
+    supported_VLM[name] = partial(type("Avis", (Avis, BaseModel), {}), progress=progress, **arguments)
+    CustomVQADataset.evaluate = exact_match
+    build = module.build_dataset_from_cli
+
+    def build_and_note(data: str, *others: Any) -> Any:
+        progress.data = data
+        return build(data, *others)
+
+    setattr(module, "build_dataset_from_cli", build_and_note)
 
 
-def run(args: argparse.Namespace, others: list[str]) -> None:
+def work_folder(args: argparse.Namespace) -> Path:
+    """Return the folder that VLMEvalKit writes to: MMEVAL_ROOT, which it prefers to --work-dir, where it is set."""
+    set_root = os.environ.get("MMEVAL_ROOT")
+    if set_root is None or Path(set_root) == args.work_dir:
+        return args.work_dir
+    print(f"note: MMEVAL_ROOT is set: scores and answers are in {set_root}", file=sys.stderr)
+    return Path(set_root)
+
+
+def run(args: argparse.Namespace, others: list[str]) -> int:
     """Register the model and run the harness.
 
     Args:
         args: of `parse`.
         others: flags of VLMEvalKit's run.py.
+
+    Returns:
+        0, or 1 when a data set has no score though one was due, or a question has no answer.
 
     Raises:
         ValueError, OSError: with one line.
@@ -257,11 +192,15 @@ def run(args: argparse.Namespace, others: list[str]) -> None:
     check_model_folder(args.model_path)
     require_fork()
     module = import_harness()
+    module.load_env()  # of a file .env in the checkout, MMEVAL_ROOT among others
+    folder, progress = work_folder(args), Progress()
     register(
+        module,
         args.name,
+        progress,
         config=config,
         model_path=args.model_path,
-        records=args.work_dir / args.name / "answers.jsonl",
+        records=folder / args.name / "answers.jsonl",
         system_prompt=args.system_prompt,
         policy_path=args.policy_path,
         device=args.device,
@@ -269,8 +208,32 @@ def run(args: argparse.Namespace, others: list[str]) -> None:
         attn_implementation=args.attn_implementation,
     )
     sys.argv = [str(module.__file__), "--model", args.name, "--work-dir", str(args.work_dir), "--data", *data, *others]
-    module.load_env()
     module.main()
+    return report(folder / args.name, data, progress)
+
+
+def report(folder: Path, data: list[str], progress: Progress) -> int:
+    """Print what has no score or answer, as the harness ends well whatever happens, and return the exit status.
+
+    Args:
+        folder: of the model's outputs.
+        data: names of the data sets that were asked for.
+        progress: of the run.
+    """
+    if int(os.environ.get("RANK", "0")):
+        return 0  # the first process scores, and would be ended by another one's failure
+    statuses = read_statuses(folder)
+    failures = progress.failed
+    for name in data:
+        reason, is_due = why_no_score(statuses.get(name))
+        if reason:
+            print(f"note: no score of {name}: {reason}", file=sys.stderr)
+        failures += is_due
+    if progress.failed:
+        print(
+            f"note: questions without an answer: {progress.failed}; the same command asks them again", file=sys.stderr
+        )
+    return 1 if failures else 0
 
 
 def main(arguments: list[str] | None = None) -> int:

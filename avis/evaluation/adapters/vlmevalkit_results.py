@@ -4,17 +4,18 @@
     settings[0].scores["MMStar"], settings[0].cost("MMStar", vanilla=settings[0])["llm"]
 
 Each folder in it is one setting (`--name` of the launcher) with `answers.jsonl` (see `avis.evaluation.adapters.asker`)
-and the score files that VLMEvalKit writes there, or links there from its newest folder `T<day>_G<commit>`:
+and a folder `T<time>` of each run, in which VLMEvalKit writes `status.json` and the score files
 `<name>_<data>[_<judge>]_{acc,score,rating}.{csv,json}`. Where the overall score stands in them differs from data set to
 data set; see `overall_score`. They hold no question's result, so a score has no interval. Read in VLMEvalKit's `run.py`
-(commit 002f7b78) and `scripts/summarize.py` (0983adaf).
+(commit e8e78f05) and `scripts/summarize.py` (0983adaf).
 """
 
 import csv
+import glob
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from avis.evaluation.adapters.asker import check_version
 from avis.statistics import Interval, ratio_interval
 
 _SCORE_FILE = re.compile(r"(?:_.+)?_(?:acc|score|rating)\.(?:csv|json)")
+# Of why VLMEvalKit skips a data set. Its other reasons are sets that are scored elsewhere, and `--mode infer`.
+_SKIPPED_BY_MISTAKE = ("invalid_dataset", "No infer result found", "Incomplete infer result")
 _PREFERRED = ("overall", "acc", "accuracy", "score")
 
 Records = dict[str, dict[str, dict[str, Any]]]
@@ -42,6 +45,7 @@ class Setting:
         records: by data set and question, of answered ones.
         failed: how many questions have an error and no answer.
         scores: by data set, as the harness gives them (shares in percent); None where no overall score was found.
+        notes: by data set, why there is no score.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Setting:
     records: Records
     failed: int
     scores: dict[str, float | None]
+    notes: dict[str, str]
 
     def is_video(self, data: str) -> bool:
         """Return whether a data set shows videos."""
@@ -122,8 +127,50 @@ def _read_setting(folder: Path) -> Setting:
             else:
                 records.setdefault(data, {})[key] = record
     unanswered = [key for data, key in failed if key not in records.get(data, {})]
-    scores = {data: _read_score(folder, data, list(records)) for data in records}
-    return Setting(folder.name, config["model_path"], _spent(config), config, records, len(unanswered), scores)
+    statuses = read_statuses(folder)
+    known = records.keys() | statuses.keys()
+    found = {data: _read_score(folder, data, known, statuses.get(data)) for data in sorted(known)}
+    scores = {data: score for data, (score, _) in found.items()}
+    notes = {data: note for data, (_, note) in found.items() if note}
+    return Setting(folder.name, config["model_path"], _spent(config), config, records, len(unanswered), scores, notes)
+
+
+def read_statuses(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what VLMEvalKit says of each data set of a setting, that of its newest run.
+
+    Args:
+        folder: of the setting.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("T*/status.json")):
+        try:
+            statuses = json.loads(path.read_text())["datasets"]
+            found |= {str(data): dict(status) for data, status in statuses.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # half written, or another program's
+    return found
+
+
+def why_no_score(status: dict[str, Any] | None) -> tuple[str, bool]:
+    """Return why VLMEvalKit has scored no answers of a data set, and whether it should have.
+
+    Args:
+        status: of `read_statuses`; None: it says nothing of the data set.
+
+    Returns:
+        ("", False) when it has.
+    """
+    if status is None:
+        return "VLMEvalKit did not begin it", True
+    if "error_message" in status:
+        lines = str(status["error_message"]).strip().splitlines() or ["it gives no reason"]
+        return f"VLMEvalKit failed: {lines[0]}; its log has the whole", True
+    if "skip_reason" in status:
+        reason = str(status["skip_reason"])
+        return f"VLMEvalKit skipped it: {reason.replace('_', ' ')}", reason in _SKIPPED_BY_MISTAKE
+    if status.get("status") != "done":
+        return f"VLMEvalKit stopped at: {status.get('status')}", True
+    return "", False
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -165,20 +212,40 @@ def _spent(config: dict[str, Any]) -> str:
     return ", ".join(parts) or "vanilla"
 
 
-def _read_score(folder: Path, data: str, all_data: list[str]) -> float | None:
-    """Return the overall score of a data set; None when no file has it."""
+def _read_score(
+    folder: Path, data: str, known: Collection[str], status: dict[str, Any] | None
+) -> tuple[float | None, str]:
+    """Return the overall score of a data set, of the newest run that has one, and why there is none.
+
+    Args:
+        folder: of the setting.
+        data: name of the data set.
+        known: names of all.
+        status: of `read_statuses`.
+    """
     start = f"{folder.name}_{data}"
     # Of two names of which one begins with the other, a file is the longer one's.
-    longer = tuple(f"{folder.name}_{other}" for other in all_data if other != data and other.startswith(data))
-    newest_first = sorted((path for path in folder.glob("T*_G*") if path.is_dir()), reverse=True)
-    for place in (folder, *newest_first):
-        for path in sorted(place.glob(f"{start}*")):
+    longer = tuple(f"{folder.name}_{other}" for other in known if other != data and other.startswith(data))
+    newest_first = sorted((path for path in folder.glob("T*") if path.is_dir()), reverse=True)
+    unclear = ""
+    for place in (*newest_first, folder):
+        found = {}
+        for path in sorted(place.glob(f"{glob.escape(start)}*")):
             is_score = _SCORE_FILE.fullmatch(path.name.removeprefix(start))
-            if is_score and not (longer and path.name.startswith(longer)):
-                found = overall_score(_read_metrics(path))
-                if found is not None:
-                    return found
-    return None
+            if not is_score or (longer and path.name.startswith(longer)):
+                continue
+            metrics = _read_metrics(path)
+            score = overall_score(metrics)
+            if score is not None:
+                found[path.name.removeprefix(f"{folder.name}_")] = score
+            elif not unclear:
+                unclear = f"no one overall score in {path.name}: it has {', '.join(list(metrics)[:4]) or 'no number'}"
+        if len({round(score, 6) for score in found.values()}) > 1:
+            return None, "several: " + ", ".join(f"{name} {score:.1f}" for name, score in found.items())
+        if found:
+            return next(iter(found.values())), ""
+    reason = why_no_score(status)[0] if status else ""
+    return None, unclear or reason or "VLMEvalKit wrote no file with it"
 
 
 def _read_metrics(path: Path) -> dict[str, float]:

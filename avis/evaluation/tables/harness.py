@@ -36,6 +36,11 @@ def tables_from_vlmevalkit(folder: Path) -> str:
         if len(by_setting) > 1:
             parts.append(f"## {model}: by setting\n\n{format_table(by_setting)}")
         parts.append(_caption(of_model))
+        notes = _empty_cells(of_model, data_sets)
+        if notes:
+            parts.append(
+                "\n".join(["Empty cells, and what the tables leave out:", "", *(f"- {note}" for note in notes)])
+            )
     return "\n\n".join(parts)
 
 
@@ -97,6 +102,23 @@ def _caption(settings: list[Setting]) -> str:
         parts.append(f"Failed questions, scored as wrong: {failed}.")
     parts.append("The second table has means over the benchmarks that every setting has a score of.")
     return " ".join(parts)
+
+
+def _empty_cells(settings: list[Setting], data_sets: list[str]) -> list[str]:
+    """Return a sentence for each empty cell, and for each score that has no line: one says why."""
+    vanilla, notes = settings[0], []
+    for setting in settings:
+        for data in data_sets:
+            of = f"{data} of {setting.name}"
+            if setting.scores.get(data) is None:
+                notes.append(f"{of} has no score: {setting.notes.get(data, 'it was not run')}.")
+            elif setting.cost(data, vanilla) is None:
+                notes.append(f"{of} has no #F: it has no record of a question that {vanilla.name} has answered.")
+        for data, score in setting.scores.items():
+            if data not in data_sets:
+                shown = "no score" if score is None else f"the score {score:.1f}"
+                notes.append(f"{data} of {setting.name} has {shown} and no line: {vanilla.name} has no record of it.")
+    return notes
 
 
 def _has_early_stop(setting: Setting) -> bool:

@@ -32,9 +32,6 @@ class Gap(PageTask):
         first = (count + int(rng.integers(2))) // 2
         return (look, heading, names[:first], names[first:]) if names else ()
 
-    def shape(self, about):
-        return (about[0], *(len(g) if isinstance(g, tuple) else 0 for g in about[2:])) if about else ()
-
     def fits_level(self, level, scenes, about):
         return level.terms[0] <= len(self.terms(scenes, about)) <= level.terms[1]
 

@@ -191,22 +191,22 @@ def ask(rng: np.random.Generator, item: Item, task: str, form: str) -> Item | No
         An item; None when no question of this task fits the scenes.
     """
     chosen, level = (ALL_TASKS if item.see else TASKS)[task], level_of(item)
-    shape: tuple | None = None
-    fitting: dict[str, list[tuple]] = {}
+    shapes: dict[tuple, dict[str, list[tuple]]] = {}  # of each, the answers that fit, and their subjects
     for _ in range(40 if item.see else 12):  # the second garden's questions have more shapes
         about = chosen.draw_subject_at(rng, level, item.scenes)
-        if shape is None:
-            shape, possible = chosen.shape(about), chosen.answers(level, about)
+        fitting = shapes.setdefault(chosen.shape(about), {})
         is_new = about != item.about or (item.see > 0 and task != item.task)
-        if not is_new or shape != chosen.shape(about):
+        value = chosen.solve(item.scenes, about) if is_new else None
+        possible = chosen.answers(level, about)
+        if value is None or (possible and value not in possible) or not chosen.fits_level(level, item.scenes, about):
             continue
-        value = chosen.solve(item.scenes, about)
-        if value is None or (possible and value not in chosen.answers(level, about)):
-            continue
-        if chosen.fits_level(level, item.scenes, about):
-            fitting.setdefault(value, []).append(about)
-    if not fitting or (form == "choice" and possible and len(fitting) == 1):
+        fitting.setdefault(value, []).append(about)
+    least = 2 if form == "choice" and possible else 1
+    # The first garden asks in the shape that was drawn first, or not at all.
+    enough = [fitting for fitting in list(shapes.values())[: None if item.see else 1] if len(fitting) >= least]
+    if not enough:
         return None
+    fitting = enough[0]
     answers = sorted(fitting)
     abouts = fitting[answers[int(rng.integers(len(answers)))]]
     about = abouts[int(rng.integers(len(abouts)))]

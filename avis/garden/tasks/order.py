@@ -33,9 +33,6 @@ class Order(PageTask):
         quantities = [1 if n == once else draw_number(rng, (1, _MOST_OF_ONE)) for n in range(count)]
         return (look, heading, names, tuple(quantities)) if names else ()
 
-    def shape(self, about):
-        return (len(about[2]), sum(about[3])) if about else ()
-
     def answers(self, level, about):
         least = _MOST_OF_ONE * (level.terms[1] - 1) + 1
         return [str(total) for total in range(least, level.terms[0] * self.most + 1)]

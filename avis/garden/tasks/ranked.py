@@ -19,9 +19,6 @@ class Ranked(PageTask):
             subjects = [about for about in subjects if self.solve(scenes, about) in self.answers(level, about)]
         return subjects[int(rng.integers(len(subjects)))] if subjects else ()
 
-    def shape(self, about):
-        return about[2:]
-
     def answers(self, level, about):
         # Enough room on both sides for all numbers of a page, whichever place is asked for.
         return [str(number) for number in range(12, MAX_NUMBER - 11 + 1)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from avis.garden.pages import MAX_ENTRIES, NAME_LETTERS, Entry, Page
 from avis.garden.scenes import KINDS, THINK, TOKEN, Level, Scene
-from avis.garden.tasks.base import Task, without_names
+from avis.garden.tasks.base import Task
 from avis.garden.typesetting import most_columns, most_entries, set_chart, set_list, set_table
 
 Group = str | tuple[str, ...] | None  # all of a kind, those that are named, or all
@@ -51,10 +51,6 @@ class PageTask(Task):
     @abstractmethod
     def tell(self, about: tuple, terms: Sequence[Entry]) -> str:
         """Return the reasoning that goes through the values in this order."""
-
-    def shape(self, about: tuple) -> tuple:
-        """Return the words of the question, but for names."""
-        return (without_names(self.wordings(about)[0]),) if about else ()
 
     def traces(self, scenes: tuple[Scene, ...], about: tuple) -> list[str]:
         terms = self.terms(scenes, about)

@@ -31,10 +31,7 @@ class Sum(PageTask):
             group = str(rng.choice(KINDS))
         elif form < 0.65:
             group = draw_names(rng, look, heading, draw_number(rng, level.terms), entries)
-        return (look, heading, group)
-
-    def shape(self, about):
-        return (about[0], len(about[2]) if isinstance(about[2], tuple) else about[2] is None) if about else ()
+        return (look, heading, group) if group != () else ()
 
     def fits_level(self, level, scenes, about):
         return level.terms[0] <= len(self.terms(scenes, about)) <= level.terms[1]

@@ -29,6 +29,9 @@ class Whose(Cell):
         noun = _noun(look, "cat" if look == "list" and rng.random() < 0.5 else "A")
         return (look, heading, noun, draw_number(rng, (1, self.most)))
 
+    def shape(self, about):
+        return about[:3]  # the number stands for a row, as a name does
+
     def answers(self, level, about):
         is_animal = about[2:3] == ("animal",)
         return KINDS if is_animal else [letter for letter in NAME_LETTERS if letter not in about[1:2]]

@@ -18,7 +18,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, Optional
+from numbers import Integral, Real
+from typing import Any, Literal, Optional
 
 import torch
 import torch.nn.functional as F
@@ -172,6 +173,13 @@ PRUNERS = {"kdv": prune_kdv, "random": prune_random}
 # ---- Configuration and encoded items -----------------------------------------------------------------------
 
 
+def check_number(name: str, value: Any, is_whole: bool = False) -> None:
+    """Raise ValueError for a value that is no number, or no whole one; a bool and a text are none."""
+    if not isinstance(value, Integral if is_whole else Real) or isinstance(value, bool):
+        kind = "whole number" if is_whole else "number"
+        raise ValueError(f"{name} must be a {kind}, got {' '.join(repr(value).split())[:60]}")
+
+
 @dataclass(frozen=True)
 class KdvConfig:
     """How to prune: a fixed fraction (`rho`) or an angle (`tau`). Without either, `rho` is 0.75.
@@ -183,7 +191,7 @@ class KdvConfig:
         seed: for pruners that draw random numbers.
 
     Raises:
-        ValueError: a value out of range, both `rho` and `tau`, or an unknown pruner.
+        ValueError: a value of a wrong type or out of range, both `rho` and `tau`, or an unknown pruner.
     """
 
     rho: Optional[float] = None
@@ -194,7 +202,11 @@ class KdvConfig:
     def __post_init__(self):
         if self.rho is not None and self.tau is not None:
             raise ValueError("kdv_ratio (fixed pruning) and kdv_threshold (adaptive pruning) exclude each other")
-        if self.pruner not in PRUNERS:
+        for name, value in (("kdv_ratio", self.rho), ("kdv_threshold", self.tau)):
+            if value is not None:
+                check_number(name, value)
+        check_number("pruner_seed", self.seed, is_whole=True)
+        if not isinstance(self.pruner, str) or self.pruner not in PRUNERS:
             raise ValueError(f"unknown pruner {self.pruner!r}, known: {', '.join(sorted(PRUNERS))}")
         if self.tau is not None:
             _check_tau(self.tau)
@@ -217,6 +229,8 @@ def make_kdv_config(
         ValueError: a reason of `KdvConfig`'s, or an argument of pruning although KDV is off. Such a call would run
             unpruned and look as if it were pruned.
     """
+    if not isinstance(enable_kdv, bool):
+        raise ValueError(f"enable_kdv must be True or False, got {' '.join(repr(enable_kdv).split())[:60]}")
     if enable_kdv:
         return KdvConfig(kdv_ratio, kdv_threshold, pruner, pruner_seed)
     if (kdv_ratio, kdv_threshold, pruner, pruner_seed) != (None, None, "kdv", 0):

@@ -22,7 +22,7 @@ import torch
 
 from ...cache_utils import DynamicCache
 from .decoding import NewToken, SamplingConfig, build_generation_rules, decode_batch
-from .key_diversity import VisualItem
+from .key_diversity import VisualItem, check_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,6 +295,17 @@ def _check_rollout_arguments(
     prefill: Prefill, num_rollouts: int, rollout_batch_size: int, sampling: SamplingConfig
 ) -> None:
     max_new_tokens, seed, query_index = sampling.max_new_tokens, sampling.seed, sampling.query_index
+    whole = {
+        "num_rollouts": num_rollouts,
+        "max_new_tokens": max_new_tokens,
+        "rollout_batch_size": rollout_batch_size,
+        "seed": seed,
+        "query_index": query_index,
+    }
+    for name, value in whole.items():
+        check_number(name, value, is_whole=True)
+    check_number("temperature", sampling.temperature)
+    check_number("top_p", sampling.top_p)
     if min(num_rollouts, max_new_tokens, rollout_batch_size) < 1:
         raise ValueError(
             "num_rollouts, max_new_tokens and rollout_batch_size are at least 1, "
