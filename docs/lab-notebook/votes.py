@@ -14,7 +14,8 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +38,12 @@ from votes_problems import (
     first_slip,
 )
 
+from avis.garden.scenes import KINDS
 from avis.statistics import paired_difference
 from avis.voting import majority_vote
 
 MAX_NEW_TOKENS, NUM_ROLLOUTS = 110, 7
+LEVELS = range(len(THINK))
 MUON_FACTOR = 2.5  # Muon's learning rate over AdamW's
 
 
@@ -165,9 +168,11 @@ def count_slips(drawn: list[tuple[Scene, list[str], str]], written: list[list[li
     )
 
 
-def measure(model: Reader, settings: Settings, problems: int, num_rollouts: int) -> Iterator[dict]:
+def measure(
+    model: Reader, settings: Settings, problems: int, num_rollouts: int, levels: Iterable[int]
+) -> Iterator[dict]:
     """Yield for each level of thinking which greedy answers and votes are right, and how many samples are."""
-    for think in range(len(THINK)):
+    for think in levels:
         drawn = [draw_problem(settings, think, number) for number in range(problems)]
         labels = torch.from_numpy(np.stack([scene.labels() for scene, _, _ in drawn]))
         ids = torch.tensor([[IDS[word] for word in prompt] for _, prompt, _ in drawn])
@@ -218,7 +223,7 @@ def train(settings: Settings, run: Path, problems: int) -> None:
     if file.exists():
         state = torch.load(file, weights_only=True)
         if state["settings"] != asdict(settings):
-            raise SystemExit(f"error: {file} was begun with other settings: {state['settings']}")
+            raise ValueError(f"{file} was begun with other settings: {state['settings']}")
         for part, saved_part in zip(parts, state["parts"], strict=True):
             part.load_state_dict(saved_part)
         batch, seconds = state["batch"], state["seconds"]
@@ -238,7 +243,7 @@ def train(settings: Settings, run: Path, problems: int) -> None:
         mean = 0.98 * mean + 0.02 * loss.item() if mean else loss.item()
         is_last = batch + 1 == settings.batches
         if (batch + 1) % 500 == 0:
-            found = [line["greedy"] for line in measure(averaged, settings, 20, 0)]
+            found = [line["greedy"] for line in measure(averaged, settings, 20, 0, LEVELS)]
             line = {"batch": batch + 1, "minutes": round((seconds + time.process_time() - before) / 60, 2)}
             line |= {"loss": round(mean, 4), "greedy": [one.count("1") / len(one) for one in found]}
             append(run / "log.jsonl", line)
@@ -248,51 +253,84 @@ def train(settings: Settings, run: Path, problems: int) -> None:
             state["parts"] = [part.state_dict() for part in parts]
             torch.save(state, file.with_suffix(".part"))
             os.replace(file.with_suffix(".part"), file)
+    levels = read_lines(run / "levels.jsonl")
+    for line in measure(averaged, settings, problems, NUM_ROLLOUTS, LEVELS[len(levels) :]):
+        append(run / "levels.jsonl", line)
+        levels.append(line)
     line = {**asdict(settings), "minutes": round(seconds / 60, 1), "torch": torch.__version__}
-    append(run / "results.jsonl", line | {"levels": list(measure(averaged, settings, problems, NUM_ROLLOUTS))})
+    append(run / "results.jsonl", line | {"levels": levels})
 
 
 def append(file: Path, line: dict) -> None:
     """Append a line to a file of JSON lines."""
     with file.open("a") as lines:
         lines.write(json.dumps(line) + "\n")
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+def read_lines(file: Path) -> list[dict]:
+    """Return the lines of a file of JSON lines; none of one that does not exist."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 # ------------------------------------------------------------------------------------------------------ the report
 
 
-def right_shares(lines: list[dict], levels: tuple[int, ...]) -> dict[str, np.ndarray]:
+# The rows of a table: which levels of thinking, and which kind of problem alone.
+SCOPES: dict[str, tuple[Iterable[int], str | None]] = {f"think {level + 1}": ([level], None) for level in LEVELS}
+SCOPES |= {"think 3 to 5": ([2, 3, 4], None), "all": (LEVELS, None)}
+SCOPES |= {name: (LEVELS, name) for name in ("sum of all", "sum by kind", "sum by wear", "two totals", "count")}
+
+
+@cache
+def name_problem(settings: Settings, think: int, number: int) -> str:
+    """Return a problem's task; totals and change are told apart by whose tags they are about."""
+    _, prompt, _ = draw_problem(settings, think, number)
+    if prompt[0] not in ("total", "change"):
+        return prompt[0]
+    return "sum of all" if prompt[1] == "all" else f"sum by {'kind' if prompt[1] in KINDS else 'wear'}"
+
+
+def right_shares(lines: list[dict], levels: Iterable[int], only: str | None) -> dict[str, np.ndarray]:
     """Return each problem's right greedy answers, votes and samples as shares, averaged over training seeds."""
+    settings = Settings(**{field.name: lines[0][field.name] for field in fields(Settings)})
+    chosen = [
+        (level, number)
+        for level in levels
+        for number in range(len(lines[0]["levels"][level]["greedy"]))
+        if only is None or name_problem(settings, level, number) == only
+    ]
     shares = {}
     for name, most in (("greedy", 1), ("vote", 1), ("samples", NUM_ROLLOUTS)):
-        found = [[int(digit) for level in levels for digit in line["levels"][level][name]] for line in lines]
+        found = [[int(line["levels"][level][name][number]) for level, number in chosen] for line in lines]
         shares[name] = np.mean(found, axis=0) / most
     return shares
 
 
 def show_table(lines: list[dict]) -> None:
-    """Print the tables of all runs: by order, trace and largest tag, over the training seeds."""
+    """Print a table for each group of runs that differ in order and seed alone, and compare the orders."""
     groups: dict[tuple, list[dict]] = {}
     for line in lines:
-        key = (line["trace"], line["largest"], line["batches"])
-        groups.setdefault(key, []).append(line)
-    scopes = {**{str(level + 1): (level,) for level in range(5)}, "3 to 5": (2, 3, 4), "all": (0, 1, 2, 3, 4)}
+        groups.setdefault((line["trace"], line["largest"], line["batches"]), []).append(line)
     for (trace, largest, batches), group in groups.items():
-        print(f"\ntrace {trace}, tags to {largest}, {batches} batches\n")
-        print("| think | order | seeds | n | greedy | sample | vote of 7 | vote - greedy | sample - greedy |")
-        print("|---|---|---|---|---|---|---|---|---|")
         orders = {order: [line for line in group if line["order"] == order] for order in ("random", "fixed")}
-        for scope, levels in scopes.items():
-            found = {order: right_shares(own, levels) for order, own in orders.items() if own}
-            for order, shares in found.items():
-                print("|", " | ".join((scope, order, str(len(orders[order])), *cells_of(shares))), "|")
-        for scope, levels in scopes.items():
-            found = {order: right_shares(own, levels) for order, own in orders.items() if own}
-            if len(found) == 2:
-                control = found["fixed"]
-                for name in ("greedy", "vote"):
-                    against = difference(found["random"]["vote"] - control[name])
-                    print(f"think {scope}: vote of random order - {name} of fixed order {against}")
+        print(f"\ntrace {trace}, tags to {largest}, {batches} batches\n")
+        print("| problems | order | n | greedy | sample | vote of 7 | vote - greedy | sample - greedy |")
+        print("|---|---|---|---|---|---|---|---|")
+        for scope, (levels, only) in SCOPES.items():
+            for order, own in orders.items():
+                if own:
+                    print("|", " | ".join((scope, order, *cells_of(right_shares(own, levels, only)))), "|")
+        print("\n| problems | vote of random - greedy of fixed | vote of random - vote of fixed |\n|---|---|---|")
+        for scope, (levels, only) in SCOPES.items() if all(orders.values()) else ():
+            random, fixed = (right_shares(own, levels, only) for own in orders.values())
+            against = [difference(random["vote"] - fixed[name]) for name in ("greedy", "vote")]
+            print("|", " | ".join((scope, *against)), "|")
+    for line in lines:
+        slips = sum((Counter(level["slips"]) for level in line["levels"]), Counter())
+        total = ", ".join(f"{name} {count}" for name, count in slips.most_common())
+        print(f"\n{line['order']}, seed {line['seed']}, {line['minutes']} CPU minutes; first slip of samples: {total}")
 
 
 def cells_of(shares: dict[str, np.ndarray]) -> list[str]:
@@ -322,19 +360,26 @@ def main() -> None:
         help="steps alone; a list of who is to be gone through before them; or steps without running results",
     )
     parser.add_argument("--largest", type=int, default=9, help="number on a tag")
-    parser.add_argument("--batches", type=int, default=3000)
+    parser.add_argument("--batches", type=int, default=1600)
     parser.add_argument("--scenes", type=int, default=16, help="in a batch; 200 tokens of questions each")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
-    parser.add_argument("--decay", type=float, default=0.3, help="share of the batches over which the rate falls")
-    parser.add_argument("--problems", type=int, default=300, help="fresh problems at each level of thinking")
+    parser.add_argument("--decay", type=float, default=0.4, help="share of the batches over which the rate falls")
+    parser.add_argument("--problems", type=int, default=200, help="fresh problems at each level of thinking")
     args = parser.parse_args()
     if args.table:
-        show_table([json.loads(line) for line in args.table.read_text().splitlines()])
+        lines = read_lines(args.table)
+        if not lines:
+            parser.error(f"no results in {args.table}")
+        show_table(lines)
         return
     torch.set_num_threads(1)
     args.run.mkdir(parents=True, exist_ok=True)
-    names = ("order", "seed", "trace", "largest", "batches", "scenes", "rate", "decay")
-    train(Settings(**{name: getattr(args, name) for name in names}), args.run, args.problems)
+    try:
+        train(
+            Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)}), args.run, args.problems
+        )
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
