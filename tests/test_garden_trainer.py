@@ -98,12 +98,12 @@ def test_a_schedule_may_change_only_where_it_has_not_been(trainer_of, monkeypatc
 def test_stages_train_what_they_say(trainer_of):
     """Guards against: a first stage that moves the language model, or one that leaves the vision encoder alone."""
     trainer = trainer_of("stages")
-    trainer.set_learning_rates(trainer.stages[0])
+    trainer.optimisers.set_learning_rates(trainer.stages[0], trainer.batch_index)
     before = {name: value.clone() for name, value in weights(trainer).items()}
     rows = StageDataset(trainer.stages[0], 0, 0, 0).draw_batch(0)
     loss, _ = trainer.loss(trainer.stages[0], trainer.encoder.encode_batch(rows))
     loss.backward()
-    trainer.optimiser.step()
+    trainer.optimisers.step()
     moved = {name for name, value in weights(trainer).items() if not torch.equal(value, before[name])}
     assert any("visual" in name for name in moved) and any("heads" in name for name in moved)
     assert all("visual" in name or "heads" in name for name in moved)
@@ -118,10 +118,10 @@ def test_a_stage_without_images_trains_language_and_label_embeddings_alone(train
     seeing = StageDataset(replace(blind, has_images=True), 1, 0, 0).draw_batch(0)
     assert [row.questions for row in rows] == [row.questions for row in seeing], "other questions than with images"
     trainer.label_embeddings.data.normal_()
-    trainer.set_learning_rates(blind)
+    trainer.optimisers.set_learning_rates(blind, trainer.batch_index)
     before = {name: value.clone() for name, value in weights(trainer).items()}
     trainer.loss(blind, trainer.encoder.encode_batch(rows))[0].backward()
-    trainer.optimiser.step()
+    trainer.optimisers.step()
     moved = {name for name, value in weights(trainer).items() if not torch.equal(value, before[name])}
     assert "label_embeddings" in moved and "lm_head.weight" in moved
     assert not [name for name in moved if "visual" in name or "heads" in name]
@@ -201,6 +201,31 @@ def test_features_are_drawn_towards_the_label_embeddings(trainer_of, monkeypatch
     assert float(trainer.loss(stage, batch)[1]["alignment"]) == pytest.approx(0, abs=1e-6)
 
 
+def test_every_parameter_has_one_optimiser(trainer_of):
+    """Guards against: a parameter that no optimiser moves, or two do; Muon on embeddings, norms or the output layer."""
+    trainer = trainer_of("parameters")
+    muon, adamw = (
+        [parameter for group in optimiser.param_groups for parameter in group["params"]]
+        for optimiser in (trainer.optimisers.muon, trainer.optimisers.adamw)
+    )
+    every = [*trainer.model.parameters(), *trainer.heads.parameters(), trainer.label_embeddings]
+    assert sorted(map(id, muon + adamw)) == sorted(map(id, every))
+    names = {name for name, parameter in trainer.model.named_parameters() if id(parameter) in set(map(id, muon))}
+    assert names and all(".blocks." in name or ".layers." in name for name in names)
+    assert all(parameter.ndim == 2 for parameter in muon)
+
+
+def test_a_state_of_an_older_version_is_refused(trainer_of):
+    """Guards against: a traceback where a run was begun with AdamW alone."""
+    trainer = trainer_of("older")
+    trainer.save_state()
+    state = torch.load(trainer.run / "state.pt", weights_only=True)
+    del state["optimisers"]
+    torch.save(state, trainer.run / "state.pt")
+    with pytest.raises(ValueError, match="choose another folder"):
+        trainer.load_state()
+
+
 def test_rates_follow_the_schedule(trainer_of):
     """Guards against: a rate that jumps where it should fall, falls below its floor, or rises after its warm-up."""
     trainer = trainer_of("rates")
@@ -209,8 +234,8 @@ def test_rates_follow_the_schedule(trainer_of):
     )
     rates = []
     for trainer.batch_index in range(1000):
-        trainer.set_learning_rates(stage)
-        rates.append([group["lr"] for group in trainer.optimiser.param_groups[:2]])
+        trainer.optimisers.set_learning_rates(stage, trainer.batch_index)
+        rates.append([group["lr"] for group in trainer.optimisers.adamw.param_groups[:2]])
     vision, language = np.array(rates).T
     assert np.allclose(language / vision, 2.5)
     peak = language.argmax()
@@ -252,10 +277,10 @@ def test_a_step_of_each_stage_of_the_second_garden(monkeypatch, tmp_path):
     for number, stage in enumerate(PRESETS["thinking"]):
         small, medium = replace(stage, num_questions=3), ("image", "video", "images")[number % 3]
         rows = [draw_row(rng_for(stage.split, 910, number, row), small, medium, (8, 7)) for row in range(2)]
-        trainer.optimiser.zero_grad(set_to_none=True)
+        trainer.optimisers.zero_grad()
         loss, _ = trainer.loss(stage, trainer.encoder.encode_batch(rows, has_text=stage.text_lr > 0))
         loss.backward()
-        gradients = [p.grad for group in trainer.optimiser.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [parameter.grad for parameter in trainer.optimisers.parameters_with_gradients()]
         assert loss.isfinite() and gradients and all(gradient.isfinite().all() for gradient in gradients)
     for row in range(30):
         pack = draw_row(rng_for("garden2:train", 911, row), PRESETS["thinking"][1], "image", (8, 8))

@@ -26,6 +26,7 @@ from avis.garden.training.losses import (
     response_loss,
     token_weights,
 )
+from avis.garden.training.optimisers import Optimisers
 from avis.garden.training.stages import PRESETS, Stage
 from avis.garden.training.weights import warm_start
 
@@ -35,7 +36,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Trainer:
-    """Model, optimiser and place in the schedule; saved and loaded as one file.
+    """Model, optimisers and place in the schedule; saved and loaded as one file.
 
     Attributes:
         model: in training.
@@ -82,21 +83,9 @@ class Trainer:
         self.heads = torch.nn.Linear(width, sum(LABEL_CLASSES)).to(device)
         self.label_embeddings = torch.nn.Parameter(torch.zeros(sum(LABEL_CLASSES), width, device=device))
         self.residual_std = torch.zeros(width, device=device)
-        self.optimiser = self._new_optimiser()
+        self.optimisers = Optimisers(self.model, self.heads, self.label_embeddings)
         self.stage_index, self.batch_index, self.seconds = 0, 0, 0.0
         self._counted_until = 0.0  # up to when `seconds` counts
-
-    def _new_optimiser(self) -> torch.optim.Optimizer:
-        vision = list(self.model.visual.parameters())
-        seen = {id(parameter) for parameter in vision}
-        text = [parameter for parameter in self.model.parameters() if id(parameter) not in seen]
-        groups = [
-            {"params": vision},
-            {"params": text},
-            {"params": list(self.heads.parameters())},
-            {"params": [self.label_embeddings], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.02)
 
     # ------------------------------------------------------------------------------------------- state and folders
 
@@ -126,7 +115,7 @@ class Trainer:
             "heads": self.heads.state_dict(),
             "label_embeddings": self.label_embeddings.detach(),
             "residual_std": self.residual_std,
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": self.optimisers.state_dict(),
         }
         part = self.run / f"{STATE_FILE}.part"
         torch.save(state, part)
@@ -142,6 +131,8 @@ class Trainer:
         state = torch.load(file, map_location=self.device, weights_only=True)
         if (state["preset"], state["seed"]) != (self.preset, self.seed):
             raise ValueError(f"{file} belongs to preset {state['preset']}, seed {state['seed']}")
+        if "optimisers" not in state:
+            raise ValueError(f"{file} was begun by an older version, with AdamW alone: choose another folder")
         begun = slice(state["stage"] + bool(state["batch"]))  # stages that have not begun may be changed
         if state["stages"][begun] != self.schedule[begun]:
             raise ValueError(f"{file} was begun with other stages than preset {self.preset} has now")
@@ -149,7 +140,7 @@ class Trainer:
         self.heads.load_state_dict(state["heads"])
         self.label_embeddings.data.copy_(state["label_embeddings"])
         self.residual_std.copy_(state["residual_std"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimisers.load_state_dict(state["optimisers"])
         self.started_from = state["started_from"]
         self.stage_index, self.batch_index, self.seconds = state["stage"], state["batch"], state["seconds"]
 
@@ -382,19 +373,13 @@ class Trainer:
 
     def step(self, stage: Stage, batch: Tensors) -> Tensors:
         """Train on one batch; return what progress shows of it."""
-        self.set_learning_rates(stage)
+        self.optimisers.set_learning_rates(stage, self.batch_index)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
             loss, shown = self.loss(stage, batch)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimisers.zero_grad()
         loss.backward()
-        parameters = [p for group in self.optimiser.param_groups for p in group["params"] if p.grad is not None]
+        parameters = self.optimisers.parameters_with_gradients()
         average([parameter.grad for parameter in parameters], self.num_processes)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        self.optimiser.step()
+        self.optimisers.step()
         return shown
-
-    def set_learning_rates(self, stage: Stage) -> None:
-        """Set the rates of encoder, language model, heads and label embeddings for the next batch."""
-        peaks = (stage.vision_lr, stage.text_lr, 5 * stage.vision_lr, 0.0 if stage.has_images else stage.text_lr)
-        for group, peak in zip(self.optimiser.param_groups, peaks, strict=True):
-            group["lr"] = stage.learning_rate(peak, self.batch_index)
