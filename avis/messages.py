@@ -124,9 +124,9 @@ def _checked_part(given: Any) -> dict[str, Any]:
     if not isinstance(kind, str) or kind not in PART_KEYS:
         found = f"got {brief(kind)}" if "type" in part else f"got none, but the keys {brief(list(part))}"
         raise ValueError(f"the type of a part is one of {', '.join(PART_KEYS)}, {found}")
-    if kind not in given:
+    if kind not in part:
         raise ValueError(f"a part of type {kind} has no {kind}")
-    content = given[kind]
+    content = part[kind]
     if kind == "text" and not isinstance(content, str):
         raise ValueError(f"a text is a string, got {type(content).__name__}")
     others = {key: value for key, value in part.items() if key not in ("type", kind)}
