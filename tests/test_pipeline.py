@@ -172,7 +172,7 @@ def test_other_files_are_refused(pipeline, tmp_path):
         ([], "How many?", "without frames"),
         ([], None, "a question"),
         (3, "How many?", "an image is a path"),
-        (None, "How many?", "an image is a path"),
+        (None, "How many?", "a part of type image has no image"),
         (EXAMPLE_IMAGE, "What is <|image_pad|>?", "special token"),
         ([chat(image_part()), chat(image_part())], None, "one chat is answered at a time"),
         ([chat(image_part())], None, "one chat is answered at a time"),
